@@ -1,0 +1,142 @@
+"""What the user sees of a run: progress lines, one-line errors, and no third-party log noise.
+
+This module imports nothing of ours and no TensorFlow, so any module may use it.
+"""
+
+import logging
+import os
+import sys
+import time
+import warnings
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: its message says in one line what is wrong and what to do."""
+
+
+def quiet_logs():
+    """Keeps the log lines of TensorFlow, absl and friends out of the terminal.
+
+    Call before TensorFlow is imported; `TF_CPP_MIN_LOG_LEVEL=0` in the environment brings them
+    back.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
+        return
+    warnings.filterwarnings("ignore")
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def run(main):
+    """Runs `main(argv)` under absl's flags; a `UserError` or `OSError` ends it in one clear line.
+
+    Exit status: 0 on success, 1 on a user error, 2 on a bad flag, 130 on Ctrl-C. Any other
+    exception is a defect of ours and keeps its traceback.
+    """
+    from absl import app
+
+    def guarded(argv):
+        quiet_logs()
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags look like --name=value.")
+        main(argv)
+
+    def parse(argv):
+        from absl import flags
+
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, UserError) as error:
+            _fail(argv, error, 2)
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            # ml_collections reports an unknown config key or a value of the wrong type so.
+            _fail(argv, error, 2)
+
+    try:
+        app.run(guarded, flags_parser=parse)
+    except (UserError, OSError) as error:
+        _fail(sys.argv, error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(argv, error, status):
+    message = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    print(f"{os.path.basename(argv[0])}: error: {message}", file=sys.stderr, flush=True)
+    # Not sys.exit: absl and TensorFlow threads must not hold up, or add to, the one line.
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def say(message):
+    """Prints one line of the run's own account, at once."""
+    print(message, flush=True)
+
+
+def duration(seconds):
+    """`seconds` as people write it: '8 s', '3 min 20 s', '2 h 05 min', '4 d 3 h'."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+class Progress:
+    """A progress line with rate and time left, at most one every `every` seconds.
+
+    On a terminal the line is rewritten in place; in a log each is a line of its own.
+
+    Example: `progress = Progress("records", total=5_000_000, unit="B")`, then
+    `progress.update(done, note="12,000 records")` as often as one likes, then
+    `progress.close()`.
+    """
+
+    def __init__(self, label, total=None, unit="", start=0, every=5.0, stream=None):
+        self.label, self.total, self.unit = label, total, unit
+        self._stream = stream or sys.stdout
+        self._rewrite = self._stream.isatty()
+        self._every = 0.5 if self._rewrite else every
+        self._start, self._done, self._note = start, start, ""
+        self._began = self._last = time.monotonic()
+
+    @property
+    def rate(self):
+        """Units a second since the beginning."""
+        return (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
+
+    def update(self, done, note=""):
+        """Tells that `done` units in all are done; prints when a line is due."""
+        self._done, self._note = done, note
+        if time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            self._print(end="" if self._rewrite else "\n")
+
+    def close(self, note=None):
+        """Prints the last line, always."""
+        self._note = self._note if note is None else note
+        self._print(end="\n", closing=True)
+
+    def _print(self, end, closing=False):
+        count = f"{_quantity(self._done, self.unit)}"
+        if self.total:
+            count += f" of {_quantity(self.total, self.unit)} ({100 * self._done / self.total:.0f}%)"
+        parts = [f"{self.label}: {count}", f"{_quantity(self.rate, self.unit)}/s"]
+        if closing:
+            parts.append(f"took {duration(time.monotonic() - self._began)}")
+        elif self.total and self.rate:
+            parts.append(f"{duration(max(self.total - self._done, 0) / self.rate)} left")
+        parts += [self._note] if self._note else []
+        start = "\r\x1b[K" if self._rewrite else ""
+        print(start + "  ".join(parts), end=end, file=self._stream, flush=True)
+
+
+def _quantity(value, unit):
+    if unit == "B":
+        return f"{value / 1e6:.1f} MB"
+    shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
+    return f"{shown} {unit}".rstrip()
