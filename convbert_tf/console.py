@@ -122,9 +122,10 @@ class Progress:
         self._print(end="\n", closing=True)
 
     def _print(self, end, closing=False):
-        count = f"{_quantity(self._done, self.unit)}"
+        count = _quantity(self._done, self.unit)
         if self.total:
-            count += f" of {_quantity(self.total, self.unit)} ({100 * self._done / self.total:.0f}%)"
+            percent = 100 * self._done / self.total
+            count += f" of {_quantity(self.total, self.unit)} ({percent:.0f}%)"
         parts = [f"{self.label}: {count}", f"{_quantity(self.rate, self.unit)}/s"]
         if closing:
             parts.append(f"took {duration(time.monotonic() - self._began)}")
