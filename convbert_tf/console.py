@@ -20,7 +20,7 @@ def quiet_logs():
     Call before TensorFlow is imported; `TF_CPP_MIN_LOG_LEVEL=0` in the environment brings them
     back.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
         return
     warnings.filterwarnings("ignore")

@@ -1,0 +1,337 @@
+"""Every setting of the package, as frozen dataclasses that check themselves.
+
+An experiment is a dataclass of sections (`PretrainingExperiment`, `FinetuningExperiment`). A file
+in configs/ makes one; the command line overrides any value of it
+(`--config.training.batch_size=64`); the resolved one is saved beside the checkpoints. Unknown keys
+and impossible values are refused here, before anything is built.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+
+from convbert_tf.console import UserError
+
+
+def _require(condition, message):
+    if not condition:
+        raise UserError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of an encoder and of its generator; names as in the original.
+
+    `ModelConfig.small()`, `.medium_small()` and `.base()` are the published sizes; each takes
+    overrides, e.g. `ModelConfig.small(vocab_size=8000)`.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 256  # H
+    num_hidden_layers: int = 12  # L
+    num_attention_heads: int = 4  # before the reduction by head_ratio
+    intermediate_size: int = 1024  # I
+    embedding_size: int = 128  # E; projected to H where they differ
+    hidden_act: str = "gelu"  # the exact (erf) form
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    conv_type: str = "sdconv"  # "noconv": self-attention alone, as BERT and ELECTRA
+    conv_kernel_size: int = 9  # K
+    head_ratio: float = 2  # gamma in the paper
+    linear_groups: int = 1  # G
+    # False is the original: padding leaks into the convolution's last (K-1)/2 tokens. True makes
+    # outputs independent of the amount of padding, but published weights were not trained so.
+    mask_convolution: bool = False
+    generator_hidden_size: float = 0.25  # as a fraction of hidden_size
+    generator_layers: float = 1.0  # as a fraction of num_hidden_layers
+    untied_generator_embeddings: bool = False
+
+    @classmethod
+    def small(cls, **overrides):
+        """ConvBERT small: 14.0 M parameters with its generator."""
+        return cls(**overrides)
+
+    @classmethod
+    def medium_small(cls, **overrides):
+        """ConvBERT medium-small, with grouped linear layers: 18.5 M parameters with generator."""
+        sizes = {
+            "hidden_size": 384,
+            "num_attention_heads": 8,
+            "intermediate_size": 1536,
+            "linear_groups": 2,
+        }
+        return cls(**(sizes | overrides))
+
+    @classmethod
+    def base(cls, **overrides):
+        """ConvBERT base: 115.8 M parameters with its generator."""
+        sizes = {
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "embedding_size": 768,
+            "generator_hidden_size": 1 / 3,
+        }
+        return cls(**(sizes | overrides))
+
+    def __post_init__(self):
+        self._check_sizes()
+        heads, groups = self.num_attention_heads, self.linear_groups
+        _require(
+            self.hidden_size % heads == 0,
+            f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}.",
+        )
+        _require(
+            self.conv_kernel_size % 2 == 1,
+            f"conv_kernel_size must be odd, got {self.conv_kernel_size}.",
+        )
+        _require(
+            self.hidden_size % groups == 0 and self.intermediate_size % groups == 0,
+            f"linear_groups {groups} must divide hidden_size {self.hidden_size} and "
+            f"intermediate_size {self.intermediate_size}.",
+        )
+        _require(
+            self.conv_type in ("sdconv", "noconv"),
+            f"conv_type must be 'sdconv' or 'noconv', got {self.conv_type!r}.",
+        )
+        _require(self.head_ratio >= 1, f"head_ratio must be at least 1, got {self.head_ratio}.")
+
+    def _check_sizes(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int:
+                whole = isinstance(value, int | float) and float(value).is_integer()
+                _require(
+                    whole and value > 0,
+                    f"{field.name} must be a whole number above 0, got {value!r}.",
+                )
+                object.__setattr__(self, field.name, int(value))
+            if field.name.endswith("dropout_prob"):
+                _require(0 <= value < 1, f"{field.name} must be in [0, 1), got {value}.")
+
+    def generator(self):
+        """The generator's own ModelConfig: thinner, all else inherited."""
+        hidden_size = round(self.hidden_size * self.generator_hidden_size)
+        return dataclasses.replace(
+            self,
+            hidden_size=hidden_size,
+            num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
+            intermediate_size=4 * hidden_size,
+            num_attention_heads=max(1, int(self.num_attention_heads * self.generator_hidden_size)),
+        )
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values):
+        """The config of `values`; a key that is no field is refused by name."""
+        return _from_dict(cls, values, "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """What the pre-training step computes."""
+
+    objective: str = "electra"  # "mlm": BERT's objective on the full-size encoder alone
+    mask_prob: float = 0.15
+    # True is the original: positions are drawn with replacement, so a few fewer are masked.
+    masking_with_replacement: bool = False
+    gen_weight: float = 1.0
+    disc_weight: float = 50.0
+    temperature: float = 1.0  # of sampling from the generator
+    disallow_correct: bool = False  # never sample the token that was masked
+
+    def __post_init__(self):
+        _require(
+            self.objective in ("electra", "mlm"),
+            f"objective must be 'electra' or 'mlm', got {self.objective!r}.",
+        )
+        _require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), got {self.mask_prob}.")
+        _require(self.temperature > 0, f"temperature must be positive, got {self.temperature}.")
+
+    def max_predictions_per_seq(self, max_seq_length):
+        """M: the slots for masked positions in an input of `max_seq_length` tokens."""
+        return max(1, int((self.mask_prob + 0.005) * max_seq_length))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Pre-training data: directories made by tools/build_pretraining_data.py."""
+
+    train_dir: str = ""
+    eval_dir: str = ""  # held-out records; no evaluation if empty
+    max_seq_length: int = 128
+    shards_per_round: int = 16  # shards shuffled together
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """A task to fine-tune on."""
+
+    name: str = ""  # a GLUE task (see glue.TASKS), "squad_v1" or "squad_v2"
+    data_dir: str = ""  # GLUE: train.tsv, dev.tsv; SQuAD: train.json, dev.json
+    init_from: str = ""  # preset directory to start from; empty: from scratch, for comparison
+    max_seq_length: int = 128
+    num_train_epochs: float = 3.0
+    double_unordered: bool = True  # MRPC, STS-B: add each training pair swapped, as the original
+    classifier_dropout: float = 0.1
+    # SQuAD
+    max_query_length: int = 64
+    doc_stride: int = 128
+    max_answer_length: int = 30
+    n_best_size: int = 20
+    beam_size: int = 20
+    answerable_weight: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a run is carried out, whatever the task."""
+
+    model_dir: str = ""
+    batch_size: int = 128  # global: over all replicas
+    learning_rate: float = 3e-4
+    num_train_steps: int = 1_000_000  # fine-tuning computes it from the epochs
+    warmup_steps: int = 10_000
+    warmup_proportion: float = 0.0  # the larger of the two warm-ups counts
+    weight_decay_rate: float = 0.01
+    layerwise_lr_decay: float = 0.0  # fine-tuning: 0.8; 0 for one rate everywhere
+    clip_norm: float = 1.0
+    strategy: str = "one_device"  # "mirrored", "multi_worker_mirrored", "tpu"
+    num_devices: int = 0  # mirrored: 0 for all there are
+    tpu: str = ""  # TPU name or address for strategy="tpu"
+    precision: str = "float32"  # "mixed_bfloat16", "mixed_float16"
+    jit_compile: bool = False
+    deterministic: bool = False  # bit-identical runs, at some cost on GPUs
+    steps_per_loop: int = 100  # steps in the graph between two looks from the host
+    eval_interval: int = 0  # steps between evaluations; 0: at the end only
+    num_eval_steps: int = 0  # batches of an evaluation; 0: all
+    checkpoint_interval: int = 1000
+    keep_checkpoints: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        strategies = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
+        _require(
+            self.strategy in strategies,
+            f"strategy must be one of {', '.join(strategies)}, got {self.strategy!r}.",
+        )
+        precisions = ("float32", "mixed_bfloat16", "mixed_float16")
+        _require(
+            self.precision in precisions,
+            f"precision must be one of {', '.join(precisions)}, got {self.precision!r}.",
+        )
+        for name in ("batch_size", "num_train_steps", "steps_per_loop", "checkpoint_interval"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} must be at least 1, got {value}.")
+        _require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingExperiment:
+    """All of a pre-training run."""
+
+    model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self):
+        _check_length(self.data.max_seq_length, self.model)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuningExperiment:
+    """All of a fine-tuning run; `model` counts only where `task.init_from` is empty."""
+
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self):
+        _check_length(self.task.max_seq_length, self.model)
+
+
+def _check_length(max_seq_length, model):
+    _require(
+        8 <= max_seq_length <= model.max_position_embeddings,
+        f"max_seq_length {max_seq_length} must be between 8 and the model's "
+        f"max_position_embeddings {model.max_position_embeddings}.",
+    )
+
+
+def to_config_dict(experiment):
+    """`experiment` as an `ml_collections.ConfigDict`, for absl's --config flags to override."""
+    from ml_collections import config_dict
+
+    return config_dict.ConfigDict(dataclasses.asdict(experiment))
+
+
+def from_config_dict(cls, values):
+    """The experiment of class `cls` that a ConfigDict (or a plain dict of dicts) describes."""
+    values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
+    sections = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(sections))
+    _require(
+        not unknown, f"unknown config section {', '.join(unknown)}; there are {list(sections)}."
+    )
+    return cls(
+        **{
+            name: _from_dict(type(sections[name].default), section, name)
+            for name, section in values.items()
+        }
+    )
+
+
+def _from_dict(cls, values, section):
+    fields = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - fields)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = (
+            f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(fields))}."
+        )
+        raise UserError(f"unknown key {unknown[0]!r} in the {section} config{hint}")
+    return cls(**values)
+
+
+def save(experiment, path):
+    """Writes `experiment` to `path` as JSON, whole or not at all."""
+    write_json(path, dataclasses.asdict(experiment))
+
+
+def write_json(path, value):
+    """Writes `value` to `path` as JSON, whole or not at all."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    partial = f"{path}.partial-{os.getpid()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    os.replace(partial, path)
+
+
+def read_json(path, what):
+    """The JSON of the file at `path`; `what` names it in the error when it is not to be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: {what} is expected.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error
+
+
+def differences(saved, current):
+    """Lines 'section.key: saved -> current' for all values in which two experiments differ."""
+    old, new = dataclasses.asdict(saved), dataclasses.asdict(current)
+    return [
+        f"{section}.{key}: {old[section][key]!r} -> {value!r}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section][key] != value
+    ]

@@ -1,0 +1,217 @@
+"""Heads for fine-tuning: TextClassifier and QuestionAnswerer, each with its losses.
+
+Axes as in layers.py, and J the beam of the question answerer. No TensorFlow.
+"""
+
+import keras
+from keras import ops
+
+from convbert_tf import presets
+from convbert_tf.layers import Dense, gelu
+
+# What the original subtracts from the logits of positions that cannot be an answer.
+NO_ANSWER = 1000.0
+QA_HIDDEN_SIZE = 512
+
+
+class _Head(keras.Model):
+    """A head on `self.encoder`: what the two models below share."""
+
+    @classmethod
+    def from_preset(cls, directory, **options):
+        """The model of a preset directory.
+
+        From a preset that holds something else (an encoder, a pretrainer, another head), or with
+        `options`, its encoder is taken and a new head is made: that is how fine-tuning starts.
+        """
+        loaded = presets.load(directory)
+        if isinstance(loaded, cls) and not options:
+            return loaded
+        return cls(loaded.encoder, **options)
+
+    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+        """Writes a preset directory; see presets.save."""
+        presets.save(self, directory, vocab_file, lower_case)
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        return cls(**(config | {"encoder": encoder}))
+
+    def _dense(self, input_size, units, name, act=None):
+        # Heads compute in float32 whatever the precision policy: they are small.
+        layer = Dense(units, activation=act, dtype="float32", name=name)
+        layer.build((None, input_size))
+        return layer
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class TextClassifier(_Head):
+    """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
+
+    With num_classes=1 it is a regressor (STS-B).
+
+    Args:
+        encoder: ConvBertEncoder.
+        num_classes: number of logits.
+        dropout: rate on the pooled output while training.
+        labels: names of the classes, or None.
+
+    Call: the encoder's inputs -> logits float32 [B, num_classes].
+
+    Weights: `encoder`, `logits`.
+    """
+
+    def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder, self.num_classes = encoder, num_classes
+        self.labels = list(labels) if labels else None
+        self.dropout = keras.layers.Dropout(dropout, dtype="float32")
+        self.logits = self._dense(encoder.config.hidden_size, num_classes, "logits")
+        self.built = True
+
+    def call(self, inputs, training=False):
+        pooled = self.encoder(inputs, training=training)["pooled_output"]
+        pooled = ops.cast(pooled, "float32")
+        return self.logits(self.dropout(pooled, training=training))
+
+    def example_losses(self, logits, batch):
+        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them."""
+        if self.num_classes == 1:
+            return ops.square(logits[:, 0] - ops.cast(batch["label_ids"], "float32"))
+        return cross_entropy(logits, batch["label_ids"])
+
+    def get_config(self):
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "num_classes": self.num_classes,
+            "dropout": self.dropout.rate,
+            "labels": self.labels,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class QuestionAnswerer(_Head):
+    """Finds the span of a context that answers a question; the original's joint head.
+
+    The start comes from a Dense(1). The end is scored given the start, from the hidden states of
+    both: the labelled start in training, the J best starts in prediction. With `answerable`, a
+    third head tells from the first token and the start-weighted hidden state whether the question
+    has no answer. Only [CLS] (for "no answer") and tokens of the second segment can be chosen.
+
+    Args:
+        encoder: ConvBertEncoder.
+        answerable: whether to learn that a question has no answer (SQuAD 2.0).
+        beam_size: J.
+
+    Call:
+        inputs: the encoder's inputs; when training also `start_positions` int [B].
+        Returns a dict of float32 "start_logits" [B, T] and, if answerable, "answerable_logit" [B]
+        (positive: no answer); when training "end_logits" [B, T]; else "start_top_log_probs",
+        "start_top_index" [B, J] and "end_top_log_probs", "end_top_index" [B, J, J]: for each of
+        the J best starts its J best ends. J is T where T is smaller.
+
+    Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`; `answerable_hidden` [2H, 512],
+    `answerable_logit`.
+    """
+
+    def __init__(self, encoder, answerable=False, beam_size=20, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder, self.answerable, self.beam_size = encoder, answerable, beam_size
+        hidden_size = encoder.config.hidden_size
+        self.start = self._dense(hidden_size, 1, "start")
+        self.end_hidden = self._dense(2 * hidden_size, QA_HIDDEN_SIZE, "end_hidden")
+        self.end = self._dense(QA_HIDDEN_SIZE, 1, "end")
+        if answerable:
+            self.answerable_hidden = self._dense(
+                2 * hidden_size, QA_HIDDEN_SIZE, "answerable_hidden", gelu
+            )
+            self.answerable_logit = self._dense(QA_HIDDEN_SIZE, 1, "answerable_logit")
+        self.built = True
+
+    def call(self, inputs, training=False):
+        hidden = ops.cast(self.encoder(inputs, training=training)["sequence_output"], "float32")
+        excluded = NO_ANSWER * (1 - self._answer_mask(inputs))  # [B, T]
+        start_logits = self.start(hidden)[:, :, 0] - excluded
+        outputs = {"start_logits": start_logits}
+        if training:
+            starts = _rows(hidden, inputs["start_positions"][:, None])  # [B, 1, H]
+            outputs["end_logits"] = self._end_logits(hidden, starts)[:, 0] - excluded
+        else:
+            outputs |= self._beam(hidden, start_logits, excluded)
+        if self.answerable:
+            weights = ops.softmax(start_logits, axis=-1)[:, :, None]
+            expected_start = ops.sum(weights * hidden, axis=1)
+            features = ops.concatenate([hidden[:, 0], expected_start], axis=-1)
+            outputs["answerable_logit"] = self.answerable_logit(self.answerable_hidden(features))[
+                :, 0
+            ]
+        return outputs
+
+    def _answer_mask(self, inputs):
+        """1 for context tokens (the closing [SEP] too, as in the original) and for [CLS]."""
+        mask = ops.cast(inputs["input_mask"] * inputs["segment_ids"], "float32")
+        first = ops.cast(ops.arange(ops.shape(mask)[1]) == 0, "float32")
+        return mask + first[None]
+
+    def _end_logits(self, hidden, starts):
+        """hidden [B, T, H] and the hidden states of starts [B, J, H] -> logits [B, J, T].
+
+        The dense layer on [start; end] is applied to each half once and added, so that the pairs
+        are never concatenated.
+        """
+        size = hidden.shape[-1]
+        kernel = self.end_hidden.kernel
+        of_starts = ops.matmul(starts, kernel[:size]) + self.end_hidden.bias  # [B, J, 512]
+        of_ends = ops.matmul(hidden, kernel[size:])  # [B, T, 512]
+        pairs = gelu(of_starts[:, :, None] + of_ends[:, None])  # [B, J, T, 512]
+        return self.end(pairs)[..., 0]
+
+    def _beam(self, hidden, start_logits, excluded):
+        beam = min(self.beam_size, hidden.shape[1] or self.beam_size)
+        start_log_probs, start_index = ops.top_k(ops.log_softmax(start_logits), beam)
+        end_logits = self._end_logits(hidden, _rows(hidden, start_index)) - excluded[:, None]
+        end_log_probs, end_index = ops.top_k(ops.log_softmax(end_logits), beam)
+        return {
+            "start_top_log_probs": start_log_probs,
+            "start_top_index": start_index,
+            "end_top_log_probs": end_log_probs,
+            "end_top_index": end_index,
+        }
+
+    def example_losses(self, outputs, batch, answerable_weight=0.5):
+        """Loss of each example [B], from outputs in training mode."""
+        losses = (
+            cross_entropy(outputs["start_logits"], batch["start_positions"])
+            + cross_entropy(outputs["end_logits"], batch["end_positions"])
+        ) / 2
+        if self.answerable:
+            impossible = ops.cast(batch["is_impossible"], "float32")
+            losses += answerable_weight * sigmoid_cross_entropy(
+                outputs["answerable_logit"], impossible
+            )
+        return losses
+
+    def get_config(self):
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "answerable": self.answerable,
+            "beam_size": self.beam_size,
+            "name": self.name,
+        }
+
+
+def _rows(x, index):
+    """x [B, T, H], index int [B, J] -> [B, J, H]."""
+    return ops.take_along_axis(x, index[:, :, None], axis=1)
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[labels]: logits [..., C], labels int [...] -> [...]."""
+    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+def sigmoid_cross_entropy(logits, labels):
+    """Elementwise, in the form that neither overflows nor loses digits."""
+    return ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))

@@ -1,0 +1,503 @@
+"""The layers of ConvBERT ("ConvBERT: Improving BERT with Span-based Dynamic Convolution", 2020).
+
+Axis legend, here and in every shape comment of the package:
+
+    B batch    T tokens    H hidden      E embedding    I intermediate    V vocabulary
+    N heads    D size per head           A = N * D      K kernel          G groups
+    L layers   M masked positions
+
+Everything is written in `keras.ops`, so the layers run on Keras's TensorFlow, JAX and PyTorch
+backends. Dense projections work on [B*T, H]: a plain matrix product with a bias is what every
+backend fuses best.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from convbert_tf.convolution import dynamic_convolution
+
+LAYER_NORM_EPSILON = 1e-12
+MASKED_SCORE = -10000.0
+
+
+def _truncated_normal(stddev):
+    return keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+def _fields(layer, names):
+    return {name: getattr(layer, name) for name in names.split()}
+
+
+def gelu(x):
+    """Gaussian error linear unit in its exact form, x * Phi(x), as the original computes it."""
+    return ops.gelu(x, approximate=False)
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense` that works on [B*T, H], where product, bias and activation fuse.
+
+    Takes [..., H] and returns [..., units]; weights as in `keras.layers.Dense`.
+    """
+
+    def call(self, inputs, training=None):
+        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        return _restore(super().call(flat), inputs)
+
+
+def _restore(flat, like):
+    """Gives `flat` [B*T, O] the leading axes of `like` [B, T, H]."""
+    return ops.reshape(flat, (*ops.shape(like)[:-1], flat.shape[-1]))
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class GroupedDense(keras.layers.Layer):
+    """Grouped linear layer (section 4.3): G dense layers side by side, each on its slice.
+
+    The input's last axis is cut into G contiguous slices of H/G; slice g is multiplied by
+    `kernel[g]` and gives slice g of the output. One bias for all. With G = 1 it is a dense layer.
+
+    Args:
+        units: size of the output's last axis; divisible by `groups`.
+        groups: G, a divisor of the input's last axis.
+        activation: applied to the output, or None.
+        kernel_initializer: for each group's kernel.
+
+    Call:
+        inputs: [..., H]. Returns [..., units].
+
+    Weights: `kernel` [G, H/G, units/G], `bias` [units].
+
+    Raises:
+        ValueError: a size is not divisible by `groups`.
+    """
+
+    def __init__(self, units, groups=1, activation=None, kernel_initializer=None, **kwargs):
+        super().__init__(**kwargs)
+        if groups < 1 or units % groups:
+            raise ValueError(f"units={units} cannot be divided into groups={groups}.")
+        self.units, self.groups = units, groups
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer or _truncated_normal(0.02)
+        )
+
+    def build(self, inputs_shape):
+        size = inputs_shape[-1]
+        if size % self.groups:
+            raise ValueError(f"An input of {size} cannot be divided into groups={self.groups}.")
+        self.kernel = self.add_weight(
+            shape=(self.groups, size // self.groups, self.units // self.groups),
+            initializer=self.kernel_initializer,
+            name="kernel",
+        )
+        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
+
+    def call(self, inputs):
+        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        slices = ops.split(flat, self.groups, axis=-1)  # G of [B*T, H/G]
+        products = [ops.matmul(x, self.kernel[g]) for g, x in enumerate(slices)]
+        outputs = ops.concatenate(products, axis=-1) + self.bias  # [B*T, units]
+        return _restore(self.activation(outputs), inputs)
+
+    def compute_output_shape(self, inputs_shape):
+        return (*inputs_shape[:-1], self.units)
+
+    def get_config(self):
+        return super().get_config() | {
+            "units": self.units,
+            "groups": self.groups,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class SpanDynamicConvolution(keras.layers.Layer):
+    """Span-based dynamic convolution (section 4.1): the kernel comes from a span of the input.
+
+        span_key = pointwise(depthwise_K(x))                       [B, T, A]
+        kernel   = softmax_K(Dense(N*K)(span_key * query))         [B, T, N, K]
+        out[t]   = sum over j of kernel[t, j] * values[t + j - (K-1)/2]
+
+    `query` and `values` are projections of x: MixedAttention hands over its own, so that query is
+    shared with self-attention; used alone, the layer makes both.
+
+    Args:
+        num_heads: N.
+        size_per_head: D.
+        conv_kernel_size: K, odd.
+        initializer_range: standard deviation of the truncated normal for dense weights; the
+            depthwise kernel takes 1/K.
+
+    Call:
+        inputs: x [B, T, H].
+        query: [B, T, A], or None.
+        values: [B, T, A], or None.
+        mask: [B, T], 1 for tokens and 0 for padding, or None. Padded positions of x and of the
+            values then count as zeros; None is the original, where padding leaks into the last
+            (K-1)/2 tokens.
+        Returns [B, T, A].
+
+    Weights: `depthwise_kernel` [K, H], `pointwise_kernel` [H, A], `pointwise_bias` [A],
+    `kernel_projection`, and `query`, `value` where the layer makes them.
+
+    Example:
+        >>> layer = SpanDynamicConvolution(num_heads=4, size_per_head=48, conv_kernel_size=9)
+        >>> layer(keras.random.normal((2, 128, 384))).shape
+        (2, 128, 192)
+    """
+
+    def __init__(
+        self, num_heads, size_per_head, conv_kernel_size=9, initializer_range=0.02, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if conv_kernel_size % 2 != 1:
+            raise ValueError(f"conv_kernel_size must be odd, got {conv_kernel_size}.")
+        self.num_heads, self.size_per_head = num_heads, size_per_head
+        self.conv_kernel_size = conv_kernel_size
+        self.initializer_range = initializer_range
+        self.width = num_heads * size_per_head  # A
+        self.kernel_projection = self._dense(num_heads * conv_kernel_size, "kernel_projection")
+        self.query = self.value = None
+
+    def _dense(self, units, name):
+        initializer = _truncated_normal(self.initializer_range)
+        return Dense(units, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
+
+    def build(self, inputs_shape, query_shape=None, values_shape=None, mask_shape=None):
+        hidden_size = inputs_shape[-1]
+        self.depthwise_kernel = self.add_weight(
+            shape=(self.conv_kernel_size, hidden_size),
+            initializer=_truncated_normal(1 / self.conv_kernel_size),
+            name="depthwise_kernel",
+        )
+        self.pointwise_kernel = self.add_weight(
+            shape=(hidden_size, self.width),
+            initializer=_truncated_normal(self.initializer_range),
+            name="pointwise_kernel",
+        )
+        self.pointwise_bias = self.add_weight(
+            shape=(self.width,), initializer="zeros", name="pointwise_bias"
+        )
+        self.kernel_projection.build((*inputs_shape[:-1], self.width))
+        if query_shape is None:
+            self.query = self._dense(self.width, "query")
+            self.query.build(inputs_shape)
+        if values_shape is None:
+            self.value = self._dense(self.width, "value")
+            self.value.build(inputs_shape)
+
+    def call(self, inputs, query=None, values=None, mask=None):
+        query = self.query(inputs) if query is None else query
+        values = self.value(inputs) if values is None else values
+        if mask is not None:
+            mask = ops.cast(mask, values.dtype)[:, :, None]
+            inputs, values = inputs * mask, values * mask
+        kernels = self._kernels(self._span_key(inputs) * query)
+        values = ops.reshape(values, (*ops.shape(values)[:2], self.num_heads, self.size_per_head))
+        return _merge_heads(dynamic_convolution(kernels, values))
+
+    def _span_key(self, inputs):
+        # As a 2-D convolution with one column: the layout every backend is quick at.
+        kernel = ops.cast(self.depthwise_kernel, inputs.dtype)[:, None, :, None]
+        spans = ops.depthwise_conv(inputs[:, :, None], kernel, padding="same")[:, :, 0]
+        flat = ops.reshape(spans, (-1, inputs.shape[-1]))  # [B*T, H]
+        return _restore(ops.matmul(flat, self.pointwise_kernel) + self.pointwise_bias, inputs)
+
+    def _kernels(self, span_query):
+        logits = self.kernel_projection(span_query)  # [B, T, N*K]
+        shape = (*ops.shape(logits)[:2], self.num_heads, self.conv_kernel_size)
+        return ops.softmax(ops.reshape(logits, shape), axis=-1)
+
+    def compute_output_shape(self, inputs_shape, *_, **__):
+        return (*inputs_shape[:-1], self.width)
+
+    def get_config(self):
+        return super().get_config() | _fields(
+            self, "num_heads size_per_head conv_kernel_size initializer_range"
+        )
+
+
+def _merge_heads(x):
+    """[B, T, N, D] -> [B, T, N*D]."""
+    return ops.reshape(x, (*ops.shape(x)[:2], x.shape[2] * x.shape[3]))
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class MixedAttention(keras.layers.Layer):
+    """Mixed attention (section 4.2): self-attention and span-based dynamic convolution together.
+
+    N = num_attention_heads / head_ratio heads are kept for each of the two (at least one); they
+    share the query, and their results are concatenated, attention first.
+
+    Args:
+        num_attention_heads: heads before the reduction; H is divisible by it, and D = H / heads.
+        head_ratio: how many times fewer heads each branch has ("gamma" in the paper).
+        conv_kernel_size: K, odd.
+        conv_type: "sdconv", or "noconv" for self-attention alone (N heads, output A wide).
+        attention_probs_dropout_prob: dropout rate on the attention probabilities.
+        mask_convolution: keep padding out of the convolution (see SpanDynamicConvolution).
+        initializer_range: standard deviation of the truncated normal for weights.
+
+    Call:
+        hidden_states: [B, T, H].
+        mask: [B, T], 1 for tokens and 0 for padding, or None.
+        return_attention_scores: whether to return the probabilities as well.
+        Returns [B, T, 2A] ([B, T, A] without convolution), and the probabilities [B, N, T, T].
+
+    Weights: `projection` (query, key, value and convolution values as one dense layer [H, 4A]),
+    `convolution`.
+    """
+
+    def __init__(
+        self,
+        num_attention_heads,
+        head_ratio=2,
+        conv_kernel_size=9,
+        conv_type="sdconv",
+        attention_probs_dropout_prob=0.1,
+        mask_convolution=False,
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if conv_type not in ("sdconv", "noconv"):
+            raise ValueError(f"conv_type must be 'sdconv' or 'noconv', got {conv_type!r}.")
+        self.num_attention_heads = num_attention_heads
+        self.head_ratio = head_ratio
+        self.conv_kernel_size = conv_kernel_size
+        self.conv_type = conv_type
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.mask_convolution = mask_convolution
+        self.initializer_range = initializer_range
+        self.num_heads = max(1, int(num_attention_heads / head_ratio))  # N
+        self.dropout = keras.layers.Dropout(attention_probs_dropout_prob, dtype=self.dtype_policy)
+
+    def build(self, hidden_states_shape, mask_shape=None):
+        hidden_size = hidden_states_shape[-1]
+        if hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {hidden_size} is not divisible by num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+        self.size_per_head = hidden_size // self.num_attention_heads  # D
+        width = self.num_heads * self.size_per_head  # A
+        self.projection = Dense(
+            width * (4 if self.conv_type == "sdconv" else 3),
+            kernel_initializer=_truncated_normal(self.initializer_range),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.projection.build(hidden_states_shape)
+        self.convolution = None
+        if self.conv_type == "sdconv":
+            self.convolution = SpanDynamicConvolution(
+                self.num_heads,
+                self.size_per_head,
+                self.conv_kernel_size,
+                self.initializer_range,
+                dtype=self.dtype_policy,
+                name="convolution",
+            )
+            part_shape = (*hidden_states_shape[:-1], width)
+            self.convolution.build(hidden_states_shape, part_shape, part_shape)
+
+    def call(self, hidden_states, mask=None, training=None, return_attention_scores=False):
+        projected = self.projection(hidden_states)
+        query, key, value, *conv_values = ops.split(
+            projected, 4 if self.convolution else 3, axis=-1
+        )  # [B, T, A] each
+        outputs, probabilities = self._attend(query, key, value, mask, training)
+        if self.convolution is not None:
+            convolution_mask = mask if self.mask_convolution else None
+            convolved = self.convolution(
+                hidden_states, query, conv_values[0], mask=convolution_mask
+            )
+            outputs = ops.concatenate([outputs, convolved], axis=-1)  # [B, T, 2A]
+        return (outputs, probabilities) if return_attention_scores else outputs
+
+    def _attend(self, query, key, value, mask, training):
+        query, key, value = (self._split_heads(x) for x in (query, key, value))
+        scale = 1 / math.sqrt(self.size_per_head)
+        scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))  # [B, N, T, T]
+        if mask is not None:
+            hidden = 1 - ops.cast(mask, scores.dtype)
+            scores = scores + (MASKED_SCORE * hidden)[:, None, None, :]
+        # In float32 whatever the precision policy, as the sum runs over T.
+        probabilities = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        probabilities = ops.cast(probabilities, value.dtype)
+        context = ops.matmul(self.dropout(probabilities, training=training), value)
+        return _merge_heads(ops.transpose(context, (0, 2, 1, 3))), probabilities
+
+    def _split_heads(self, x):
+        """[B, T, A] -> [B, N, T, D]."""
+        shape = (*ops.shape(x)[:2], self.num_heads, self.size_per_head)
+        return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
+
+    def compute_output_shape(self, hidden_states_shape, *_, **__):
+        width = hidden_states_shape[-1] // self.num_attention_heads * self.num_heads
+        return (*hidden_states_shape[:-1], width * (2 if self.conv_type == "sdconv" else 1))
+
+    def get_config(self):
+        return super().get_config() | _fields(
+            self,
+            "num_attention_heads head_ratio conv_kernel_size conv_type "
+            "attention_probs_dropout_prob mask_convolution initializer_range",
+        )
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class FeedForward(keras.layers.Layer):
+    """Position-wise feed-forward network: down(gelu(up(x))), dense or grouped (section 4.3).
+
+    Args:
+        intermediate_size: I.
+        linear_groups: G; dense layers when 1.
+        hidden_act: activation in the middle; "gelu" is the exact (erf) form.
+        initializer_range: standard deviation of the truncated normal for weights.
+
+    Call: [B, T, H] -> [B, T, H]. Weights: `up`, `down`.
+    """
+
+    def __init__(
+        self,
+        intermediate_size,
+        linear_groups=1,
+        hidden_act="gelu",
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.intermediate_size, self.linear_groups = intermediate_size, linear_groups
+        self.hidden_act, self.initializer_range = hidden_act, initializer_range
+
+    def build(self, inputs_shape):
+        self.up = self._linear(self.intermediate_size, activation(self.hidden_act), "up")
+        self.up.build(inputs_shape)
+        self.down = self._linear(inputs_shape[-1], None, "down")
+        self.down.build((*inputs_shape[:-1], self.intermediate_size))
+
+    def _linear(self, units, act, name):
+        options = {
+            "activation": act,
+            "kernel_initializer": _truncated_normal(self.initializer_range),
+            "dtype": self.dtype_policy,
+            "name": name,
+        }
+        if self.linear_groups == 1:
+            return Dense(units, **options)
+        return GroupedDense(units, self.linear_groups, **options)
+
+    def call(self, inputs):
+        return self.down(self.up(inputs))
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return super().get_config() | _fields(
+            self, "intermediate_size linear_groups hidden_act initializer_range"
+        )
+
+
+def activation(hidden_act):
+    """The function of the name; "gelu" is the exact form, all others are Keras's."""
+    return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class ConvBertBlock(keras.layers.Layer):
+    """One layer of the encoder, normalised after each residual connection:
+
+        y = LayerNorm(x + dropout(Dense(MixedAttention(x))))
+        z = LayerNorm(y + dropout(FeedForward(y)))
+
+    Args:
+        num_attention_heads, head_ratio, conv_kernel_size, conv_type,
+        attention_probs_dropout_prob, mask_convolution: see MixedAttention.
+        intermediate_size, linear_groups, hidden_act: see FeedForward.
+        hidden_dropout_prob: dropout rate on what is added to each residual.
+        initializer_range: standard deviation of the truncated normal for weights.
+
+    Call: as MixedAttention; returns [B, T, H] (and the attention probabilities if asked for).
+
+    Weights: `attention`, `attention_output`, `attention_norm`, `feed_forward`, `output_norm`.
+    """
+
+    def __init__(
+        self,
+        num_attention_heads,
+        intermediate_size,
+        head_ratio=2,
+        conv_kernel_size=9,
+        conv_type="sdconv",
+        linear_groups=1,
+        hidden_act="gelu",
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+        mask_convolution=False,
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention = MixedAttention(
+            num_attention_heads,
+            head_ratio,
+            conv_kernel_size,
+            conv_type,
+            attention_probs_dropout_prob,
+            mask_convolution,
+            initializer_range,
+            dtype=self.dtype_policy,
+            name="attention",
+        )
+        self.feed_forward = FeedForward(
+            intermediate_size,
+            linear_groups,
+            hidden_act,
+            initializer_range,
+            dtype=self.dtype_policy,
+            name="feed_forward",
+        )
+        self.attention_norm = self._norm("attention_norm")
+        self.output_norm = self._norm("output_norm")
+        self.dropout = keras.layers.Dropout(hidden_dropout_prob, dtype=self.dtype_policy)
+
+    def _norm(self, name):
+        return keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name=name
+        )
+
+    def build(self, hidden_states_shape, mask_shape=None):
+        self.attention.build(hidden_states_shape)
+        self.attention_output = Dense(
+            hidden_states_shape[-1],
+            kernel_initializer=_truncated_normal(self.attention.initializer_range),
+            dtype=self.dtype_policy,
+            name="attention_output",
+        )
+        self.attention_output.build(self.attention.compute_output_shape(hidden_states_shape))
+        for layer in (self.attention_norm, self.feed_forward, self.output_norm):
+            layer.build(hidden_states_shape)
+
+    def call(self, hidden_states, mask=None, training=None, return_attention_scores=False):
+        attended, probabilities = self.attention(
+            hidden_states, mask, training=training, return_attention_scores=True
+        )
+        attended = self.dropout(self.attention_output(attended), training=training)
+        middle = self.attention_norm(hidden_states + attended)
+        changed = self.dropout(self.feed_forward(middle), training=training)
+        outputs = self.output_norm(middle + changed)
+        return (outputs, probabilities) if return_attention_scores else outputs
+
+    def compute_output_shape(self, hidden_states_shape, *_, **__):
+        return hidden_states_shape
+
+    def get_config(self):
+        attention, feed_forward = self.attention.get_config(), self.feed_forward.get_config()
+        own = super().get_config() | _fields(self, "hidden_dropout_prob")
+        return attention | feed_forward | own

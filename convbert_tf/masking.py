@@ -1,0 +1,124 @@
+"""Masking of the generator's input and writing its samples back; no TensorFlow.
+
+All randomness comes in as `uniforms` in [0, 1), so that a step is a pure function of its batch.
+Axes as in layers.py.
+"""
+
+import collections
+
+from keras import ops
+
+SpecialTokens = collections.namedtuple("SpecialTokens", "cls sep mask")
+
+# Of the chosen positions this share becomes [MASK]; the rest keep their token, as in the original.
+REPLACED = 0.85
+
+MaskedInputs = collections.namedtuple(
+    "MaskedInputs",
+    [
+        "masked_input_ids",  # [B, T]
+        "masked_lm_positions",  # [B, M]; 0 in unused slots
+        "masked_lm_ids",  # [B, M], the tokens that stood there; 0 in unused slots
+        "masked_lm_weights",  # float32 [B, M]; 1 for used slots
+    ],
+)
+
+
+def mask_inputs(features, uniforms, special_tokens, config):
+    """Chooses positions to predict and hides most of them.
+
+    Of an input with n tokens clip(round(n * mask_prob), 1, M) are chosen; never [CLS], [SEP],
+    [MASK] or padding. Without replacement by default; `masking_with_replacement` draws as the
+    original does, so that a position may fill several slots.
+
+    Args:
+        features: `input_ids`, `input_mask` int [B, T].
+        uniforms: float32 [B, 2, T]: row 0 chooses the positions, row 1 which become [MASK].
+        special_tokens: SpecialTokens.
+        config: PretrainingConfig.
+
+    Returns:
+        MaskedInputs. With fewer candidates than wanted, the rest of the slots is unused.
+    """
+    input_ids, input_mask = features["input_ids"], features["input_mask"]
+    slots = config.max_predictions_per_seq(input_ids.shape[1])
+    candidates = ops.cast(input_mask, "bool")
+    for token in special_tokens:
+        candidates = ops.logical_and(candidates, input_ids != token)
+    num_candidates = ops.sum(ops.cast(candidates, "int32"), axis=-1)
+    num_tokens = ops.sum(ops.cast(input_mask, "float32"), axis=-1)
+    wanted = ops.clip(ops.cast(ops.round(num_tokens * config.mask_prob), "int32"), 1, slots)
+    if config.masking_with_replacement:
+        positions = _draw_with_replacement(candidates, num_candidates, uniforms[:, 0, :slots])
+        wanted = ops.where(num_candidates > 0, wanted, 0)
+    else:
+        # The candidates with the largest uniforms are a uniform draw without replacement.
+        scores = ops.where(candidates, uniforms[:, 0], -1.0)
+        positions = ops.cast(ops.top_k(scores, slots)[1], "int32")
+        wanted = ops.minimum(wanted, num_candidates)
+
+    used = ops.cast(ops.arange(slots)[None] < wanted[:, None], "int32")  # [B, M]
+    positions = positions * used
+    masked_lm_ids = ops.take_along_axis(input_ids, positions, axis=1) * used
+    replaced = positions * ops.cast(uniforms[:, 1, :slots] < REPLACED, "int32")
+    mask_tokens = ops.full_like(positions, special_tokens.mask)
+    return MaskedInputs(
+        masked_input_ids=scatter_update(input_ids, mask_tokens, replaced)[0],
+        masked_lm_positions=positions,
+        masked_lm_ids=masked_lm_ids,
+        masked_lm_weights=ops.cast(used, "float32"),
+    )
+
+
+def _draw_with_replacement(candidates, num_candidates, uniforms):
+    """The position of the floor(u * n)-th candidate: candidates [B, T], uniforms [B, M]."""
+    rank = ops.cast(uniforms * ops.cast(num_candidates, "float32")[:, None], "int32")
+    counts = ops.cumsum(ops.cast(candidates, "int32"), axis=-1)  # [B, T]
+    before = counts[:, None] <= rank[:, :, None]  # [B, M, T]
+    return ops.minimum(ops.sum(ops.cast(before, "int32"), axis=-1), candidates.shape[1] - 1)
+
+
+def scatter_update(sequence, updates, positions):
+    """Writes `updates` into `sequence` at `positions`; position 0 stands for "nowhere".
+
+    A position given several times takes the (rounded down) mean of its updates: what the original
+    does with samples, and no change where all updates are the same.
+
+    Args:
+        sequence: int [B, T].
+        updates: int [B, M].
+        positions: int [B, M].
+
+    Returns:
+        The updated sequence [B, T] and int [B, T] with 1 where it was written.
+    """
+    columns = ops.arange(ops.shape(sequence)[1], dtype="int32")
+    hits = ops.logical_and(
+        positions[:, :, None] == columns[None, None], positions[:, :, None] > 0
+    )  # [B, M, T]
+    counts = ops.sum(ops.cast(hits, "int32"), axis=1)
+    sums = ops.sum(ops.where(hits, updates[:, :, None], 0), axis=1)
+    written = ops.minimum(counts, 1)
+    means = ops.floor_divide(sums, ops.maximum(counts, 1))
+    return ops.where(counts > 0, means, sequence), written
+
+
+def sample(logits, uniforms):
+    """Draws from softmax(logits): the first token whose cumulative probability is above u.
+
+    One uniform a draw, where Gumbel noise would take one a vocabulary entry.
+
+    Args:
+        logits: [B, M, V].
+        uniforms: float32 [B, M].
+
+    Returns:
+        int32 [B, M].
+    """
+    logits = ops.cast(logits, "float32")
+    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    cumulative = ops.cumsum(weights, axis=-1)
+    # Against the last sum, not 1: rounding must not leave a gap at the end.
+    threshold = uniforms[:, :, None] * cumulative[:, :, -1:]
+    drawn = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
+    return ops.minimum(drawn, logits.shape[-1] - 1)

@@ -1,0 +1,156 @@
+"""The optimiser of BERT, ELECTRA and ConvBERT, and its schedule; no TensorFlow."""
+
+import re
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """lr(t) = learning_rate * (1 - t / num_train_steps) * min(1, t / warmup_steps).
+
+    The decay runs through the warm-up as well, as in the original, so the first update has rate 0
+    and the peak stays below `learning_rate`.
+    """
+
+    def __init__(self, learning_rate, num_train_steps, warmup_steps=0):
+        self.learning_rate, self.num_train_steps = learning_rate, num_train_steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rate = self.learning_rate * (1 - ops.minimum(step / self.num_train_steps, 1.0))
+        if self.warmup_steps:
+            rate = rate * ops.minimum(1.0, step / self.warmup_steps)
+        return rate
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "num_train_steps": self.num_train_steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class AdamW(keras.optimizers.Optimizer):
+    """Adam without bias correction, with decoupled weight decay, as BERT and ELECTRA train.
+
+        g    = gradients summed over replicas, clipped together to global norm `clip_norm`
+        m, v = moving averages of g and g^2
+        w   -= lr * multiplier(w) * (m / (sqrt(v) + epsilon) + weight_decay_rate * w)
+
+    Decay spares biases and LayerNorm, which are the weights of rank 1. Unlike Keras's optimisers,
+    which clip each replica's gradient by itself, the norm is the global gradient's, so the step
+    does not depend on the number of replicas.
+
+    Args:
+        learning_rate: a float or a schedule.
+        weight_decay_rate: of the decoupled decay; 0 for none.
+        beta_1, beta_2, epsilon: Adam's.
+        clip_norm: largest global norm; None for no clipping.
+        layerwise_lr_decay: multiplier(w) = decay ** (num_hidden_layers + 2 - depth), with depth 0
+            for embeddings, i + 1 for layer i, and num_hidden_layers + 2 for a task's head; None or
+            0 for 1 everywhere.
+        num_hidden_layers: L, for the above.
+
+    Attributes:
+        gradient_norm: norm of the last step's global gradient before clipping.
+    """
+
+    def __init__(
+        self,
+        learning_rate,
+        weight_decay_rate=0.01,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        clip_norm=1.0,
+        layerwise_lr_decay=None,
+        num_hidden_layers=None,
+        name="adamw",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.weight_decay_rate, self.clip_norm = weight_decay_rate, clip_norm
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.layerwise_lr_decay = layerwise_lr_decay or None
+        self.num_hidden_layers = num_hidden_layers
+        self.gradient_norm = None
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(
+            variables, ["momentum", "velocity"]
+        )
+        self._multipliers = [self._multiplier(variable.path) for variable in variables]
+
+    def _multiplier(self, path):
+        if self.layerwise_lr_decay is None:
+            return 1.0
+        depth = self.num_hidden_layers + 2
+        if layer := re.search(r"\blayer_(\d+)/", path):
+            depth = int(layer.group(1)) + 1
+        elif re.search(r"\bembeddings(_project)?/", path):
+            depth = 0
+        return self.layerwise_lr_decay ** (self.num_hidden_layers + 2 - depth)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras's hook on TensorFlow; the sum over replicas is taken before clipping instead.
+        return grads_and_vars
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        reduce = getattr(super(), "_all_reduce_sum_gradients", None)
+        grads = [ops.convert_to_tensor(grad) for grad in grads]  # sparse ones become dense
+        if reduce is not None:
+            pairs = reduce(list(zip(grads, trainable_variables, strict=True)))
+            grads = [grad for grad, _ in pairs]
+        self.gradient_norm = global_norm(grads)
+        if self.clip_norm:
+            scale = self.clip_norm / ops.maximum(self.gradient_norm, self.clip_norm)
+            grads = [grad * ops.cast(scale, grad.dtype) for grad in grads]
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        gradient = ops.cast(gradient, variable.dtype)
+        new_momentum = self.beta_1 * momentum + (1 - self.beta_1) * gradient
+        new_velocity = self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient)
+        update = new_momentum / (ops.sqrt(new_velocity) + self.epsilon)
+        if self.weight_decay_rate and len(variable.shape) > 1:
+            update = update + self.weight_decay_rate * variable
+        rate = ops.cast(learning_rate, variable.dtype) * self._multipliers[index]
+        self.assign(momentum, new_momentum)
+        self.assign(velocity, new_velocity)
+        self.assign_sub(variable, rate * update)
+
+    def get_config(self):
+        names = (
+            "weight_decay_rate beta_1 beta_2 epsilon clip_norm layerwise_lr_decay num_hidden_layers"
+        )
+        config = super().get_config()
+        # Keras's own options of that kind are not ours.
+        for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
+            config.pop(name, None)
+        return config | {name: getattr(self, name) for name in names.split()}
+
+
+def global_norm(tensors):
+    """Square root of the sum of all squares, in float32."""
+    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(x, "float32"))) for x in tensors))
+
+
+def create(training, num_train_steps, num_hidden_layers=None):
+    """The AdamW that a TrainingConfig describes, for a run of `num_train_steps` steps."""
+    warmup_steps = max(int(num_train_steps * training.warmup_proportion), training.warmup_steps)
+    return AdamW(
+        LinearWarmupDecay(training.learning_rate, num_train_steps, warmup_steps),
+        weight_decay_rate=training.weight_decay_rate,
+        clip_norm=training.clip_norm,
+        layerwise_lr_decay=training.layerwise_lr_decay,
+        num_hidden_layers=num_hidden_layers,
+    )

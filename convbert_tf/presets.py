@@ -1,0 +1,157 @@
+"""Preset directories: what passes between steps and people.
+
+    config.json         the class of the model, its config, a hash of the weights file
+    model.weights.h5    weights, as Keras 3 writes them
+    vocab.txt           the vocabulary, where one is known
+    README.md           one line that says what it is
+
+A preset is written whole or not at all, and read whole or not at all.
+"""
+
+import hashlib
+import os
+import shutil
+
+import h5py
+import keras
+
+from convbert_tf.config import read_json, write_json
+from convbert_tf.console import UserError
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "vocab.txt"
+
+
+def save(model, directory, vocab_file=None, lower_case=True):
+    """Writes `model` (an encoder, pretrainer, classifier or question answerer) to `directory`.
+
+    Args:
+        model: a model of this package.
+        directory: made if it is not there; a preset that is there is replaced.
+        vocab_file: path of a vocabulary to go with it.
+        lower_case: whether texts are lower-cased before they are tokenised.
+    """
+    os.makedirs(directory, exist_ok=True)
+    partial = os.path.join(directory, f"partial-{os.getpid()}.weights.h5")
+    try:
+        model.save_weights(partial)
+        digest = _sha256(partial)
+        os.replace(partial, os.path.join(directory, WEIGHTS_FILE))
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    if vocab_file:
+        _copy(vocab_file, os.path.join(directory, VOCAB_FILE))
+    kind = type(model).__name__
+    _write_text(
+        os.path.join(directory, "README.md"),
+        f"A {kind} of convbert_tf with {model.count_params():,} parameters; load it with "
+        f"`convbert_tf.{kind}.from_preset(directory)`.\n",
+    )
+    # Last, as a directory without it is no preset.
+    write_json(
+        os.path.join(directory, CONFIG_FILE),
+        {
+            "format": FORMAT,
+            "class": kind,
+            "config": model.get_config(),
+            "lower_case": lower_case,
+            "weights_sha256": digest,
+        },
+    )
+
+
+def load(directory):
+    """The model that was saved in `directory`, of whatever class.
+
+    Raises:
+        UserError: the directory is missing, foreign, damaged, or of a newer format; or a weight
+            of the model is not in the file, or one in the file is not in the model.
+    """
+    description = describe(directory)
+    weights_file = os.path.join(directory, WEIGHTS_FILE)
+    if not os.path.exists(weights_file):
+        raise UserError(f"{weights_file} is not there: the preset is incomplete.")
+    if _sha256(weights_file) != description["weights_sha256"]:
+        raise UserError(
+            f"{weights_file} is not the file that {CONFIG_FILE} was written for (its hash "
+            "differs): the preset is damaged; copy or make it again."
+        )
+    cls = keras.saving.get_registered_object(f"convbert_tf>{description['class']}")
+    if cls is None:
+        raise UserError(f"{directory} holds a {description['class']}, which is not known here.")
+    model = cls.from_config(description["config"])
+    _load_weights(model, weights_file)
+    return model
+
+
+def describe(directory):
+    """The content of a preset's config.json, checked."""
+    description = read_json(os.path.join(directory, CONFIG_FILE), "a convbert_tf preset")
+    if "class" not in description or "weights_sha256" not in description:
+        raise UserError(
+            f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
+            "an original or Hugging Face checkpoint."
+        )
+    if description["format"] > FORMAT:
+        raise UserError(
+            f"{directory} was written in format {description['format']}, this version reads up to "
+            f"{FORMAT}: update convbert_tf."
+        )
+    return description
+
+
+def vocab_file(directory):
+    """Path of the preset's vocabulary.
+
+    Raises:
+        UserError: it has none.
+    """
+    path = os.path.join(directory, VOCAB_FILE)
+    if not os.path.exists(path):
+        raise UserError(f"{path} is not there: the preset has no vocabulary.")
+    return path
+
+
+def _load_weights(model, path):
+    """Loads `path` into `model` and checks that each array of the file went to a weight."""
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} does not fit its config.json: {error}") from error
+    arrays = []
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                arrays.append(name)
+                if isinstance(item, h5py.Dataset) and "seed_generator" not in name
+                else None
+            )
+        )
+    if len(arrays) != len(model.weights):
+        raise UserError(
+            f"{path} holds {len(arrays)} arrays for the {len(model.weights)} weights of the model."
+        )
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _copy(source, target):
+    if os.path.exists(target) and os.path.samefile(source, target):
+        return
+    partial = f"{target}.partial-{os.getpid()}"
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def _write_text(path, text):
+    partial = f"{path}.partial-{os.getpid()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)
