@@ -104,7 +104,7 @@ class AdamW(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         reduce = getattr(super(), "_all_reduce_sum_gradients", None)
-        grads = [ops.convert_to_tensor(grad) for grad in grads]  # sparse ones become dense
+        grads = [_dense(grad) for grad in grads]
         if reduce is not None:
             pairs = reduce(list(zip(grads, trainable_variables, strict=True)))
             grads = [grad for grad, _ in pairs]
@@ -137,6 +137,16 @@ class AdamW(keras.optimizers.Optimizer):
         for name in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue"):
             config.pop(name, None)
         return config | {name: getattr(self, name) for name in names.split()}
+
+
+def _dense(gradient):
+    """A lookup's sparse gradient (TensorFlow's IndexedSlices) as a tensor, its rows merged.
+
+    Its norm is then that of the gradient; over unmerged rows, as the original took it, it is not.
+    """
+    if hasattr(gradient, "indices"):
+        return ops.segment_sum(gradient.values, gradient.indices, gradient.shape[0])
+    return gradient
 
 
 def global_norm(tensors):
