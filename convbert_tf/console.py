@@ -124,8 +124,10 @@ class Progress:
     def _print(self, end, closing=False):
         count = _quantity(self._done, self.unit)
         if self.total:
-            percent = 100 * self._done / self.total
-            count += f" of {_quantity(self.total, self.unit)} ({percent:.0f}%)"
+            share = f"({100 * self._done / self.total:.0f}%)"
+            count = f"{_quantity(self._done)} of {_quantity(self.total, self.unit)} {share}"
+            if self.unit == "B":
+                count = f"{self._done / 1e6:.1f} of {_quantity(self.total, 'B')} {share}"
         parts = [f"{self.label}: {count}", f"{_quantity(self.rate, self.unit)}/s"]
         if closing:
             parts.append(f"took {duration(time.monotonic() - self._began)}")
@@ -136,7 +138,7 @@ class Progress:
         print(start + "  ".join(parts), end=end, file=self._stream, flush=True)
 
 
-def _quantity(value, unit):
+def _quantity(value, unit=""):
     if unit == "B":
         return f"{value / 1e6:.1f} MB"
     shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
@@ -31,11 +32,11 @@ class Part:
 
     def get(self):
         """The values, as a numpy array of `shape`."""
-        return np.asarray(self.variable)[..., self._columns].reshape(self.shape)
+        return ops.convert_to_numpy(self.variable)[..., self._columns].reshape(self.shape)
 
     def set(self, values):
         """Sets the values from an array of `shape`."""
-        whole = np.array(self.variable)
+        whole = ops.convert_to_numpy(self.variable).copy()
         whole[..., self._columns] = np.reshape(values, whole[..., self._columns].shape)
         self.variable.assign(whole)
 

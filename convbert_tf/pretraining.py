@@ -247,3 +247,53 @@ def _auc(original, replaced):
     below = original.cumsum() - original / 2
     total = original.sum() * replaced.sum()
     return float((replaced * below).sum() / total) if total else 0.5
+
+
+class PretrainingTask:
+    """Pre-training as training.Trainer takes it.
+
+    Args:
+        model: ConvBertPretrainer.
+        special_tokens: masking.SpecialTokens.
+        train_dataset: (start_step, input_context) -> dataset of per-replica batches with
+            `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T].
+        eval_dataset: (input_context) -> dataset of the same, or None.
+    """
+
+    def __init__(self, model, special_tokens, train_dataset, eval_dataset=None):
+        self.model, self.special_tokens = model, special_tokens
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+
+    def prepare(self, batch):
+        """Masks the batch; the weights are the masked and the real tokens in it."""
+        features = {name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")}
+        uniforms = batch["uniforms"]
+        config = self.model.pretraining
+        masked = masking.mask_inputs(features, uniforms[:, :2], self.special_tokens, config)
+        inputs = features | masked._asdict()
+        inputs["sample_uniforms"] = uniforms[:, 2, : masked.masked_lm_positions.shape[1]]
+        weights = {"mlm": ops.sum(masked.masked_lm_weights)}
+        if config.objective == "electra":
+            weights["disc"] = ops.sum(ops.cast(features["input_mask"], "float32"))
+        return inputs, weights
+
+    def losses(self, inputs, training):
+        masked = masking.MaskedInputs(*(inputs[name] for name in masking.MaskedInputs._fields))
+        outputs = self.model.losses(inputs, masked, inputs["sample_uniforms"], training)
+        config = self.model.pretraining
+        terms = {"mlm": (config.gen_weight, outputs["mlm_loss_sum"])}
+        if config.objective == "electra":
+            terms["disc"] = (config.disc_weight, outputs["disc_loss_sum"])
+        return terms, counts(outputs, inputs, masked)
+
+    @property
+    def count_shapes(self):
+        names = ["mlm_loss_sum", "mlm_weight", "mlm_correct"]
+        if self.model.pretraining.objective == "mlm":
+            return dict.fromkeys(names, ())
+        names += ["sampled_correct", "disc_loss_sum", "disc_weight", "disc_correct", "disc_hits"]
+        names += ["disc_guessed", "disc_replaced"]
+        return dict.fromkeys(names, ()) | {"disc_histogram": (2, 200)}
+
+    def metrics(self, counts):
+        return metrics(counts)
