@@ -175,7 +175,8 @@ class TaskConfig:
 
     name: str = ""  # a GLUE task (see glue.TASKS), "squad_v1" or "squad_v2"
     data_dir: str = ""  # GLUE: train.tsv, dev.tsv; SQuAD: train.json, dev.json
-    init_from: str = ""  # preset directory to start from; empty: from scratch, for comparison
+    init_from: str = ""  # preset directory to start from
+    from_scratch: bool = False  # take only its architecture and vocabulary, for comparison
     max_seq_length: int = 128
     num_train_epochs: float = 3.0
     double_unordered: bool = True  # MRPC, STS-B: add each training pair swapped, as the original
@@ -242,22 +243,19 @@ class PretrainingExperiment:
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self):
-        _check_length(self.data.max_seq_length, self.model)
+        check_length(self.data.max_seq_length, self.model)
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuningExperiment:
-    """All of a fine-tuning run; `model` counts only where `task.init_from` is empty."""
+    """All of a fine-tuning run; the architecture comes from the preset `task.init_from`."""
 
-    model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     training: TrainingConfig = TrainingConfig()
 
-    def __post_init__(self):
-        _check_length(self.task.max_seq_length, self.model)
 
-
-def _check_length(max_seq_length, model):
+def check_length(max_seq_length, model):
+    """Refuses a `max_seq_length` that a model of ModelConfig `model` has no positions for."""
     _require(
         8 <= max_seq_length <= model.max_position_embeddings,
         f"max_seq_length {max_seq_length} must be between 8 and the model's "

@@ -110,7 +110,7 @@ class QuestionAnswerer(_Head):
         Returns a dict of float32 "start_logits" [B, T] and, if answerable, "answerable_logit" [B]
         (positive: no answer); when training "end_logits" [B, T]; else "start_top_log_probs",
         "start_top_index" [B, J] and "end_top_log_probs", "end_top_index" [B, J, J]: for each of
-        the J best starts its J best ends. J is T where T is smaller.
+        the J best starts its J best ends; positions from T on, at -1e9, where T is below J.
 
     Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`; `answerable_hidden` [2H, 512],
     `answerable_logit`.
@@ -169,10 +169,10 @@ class QuestionAnswerer(_Head):
         return self.end(pairs)[..., 0]
 
     def _beam(self, hidden, start_logits, excluded):
-        beam = min(self.beam_size, hidden.shape[1] or self.beam_size)
-        start_log_probs, start_index = ops.top_k(ops.log_softmax(start_logits), beam)
-        end_logits = self._end_logits(hidden, _rows(hidden, start_index)) - excluded[:, None]
-        end_log_probs, end_index = ops.top_k(ops.log_softmax(end_logits), beam)
+        start_log_probs, start_index = _top_k(ops.log_softmax(start_logits), self.beam_size)
+        starts = ops.minimum(start_index, ops.shape(hidden)[1] - 1)
+        end_logits = self._end_logits(hidden, _rows(hidden, starts)) - excluded[:, None]
+        end_log_probs, end_index = _top_k(ops.log_softmax(end_logits), self.beam_size)
         return {
             "start_top_log_probs": start_log_probs,
             "start_top_index": start_index,
@@ -200,6 +200,17 @@ class QuestionAnswerer(_Head):
             "beam_size": self.beam_size,
             "name": self.name,
         }
+
+
+def _top_k(log_probs, k):
+    """The k best of the last axis; where it is shorter than k, positions behind it at -1e9."""
+    num_tokens = log_probs.shape[-1]
+    missing = k if num_tokens is None else max(0, k - num_tokens)
+    if missing:
+        widths = [[0, 0]] * (len(log_probs.shape) - 1) + [[0, missing]]
+        log_probs = ops.pad(log_probs, widths, constant_values=-1e9)
+    values, index = ops.top_k(log_probs, k)
+    return values, ops.cast(index, "int32")
 
 
 def _rows(x, index):

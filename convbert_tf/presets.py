@@ -9,16 +9,23 @@ A preset is written whole or not at all, and read whole or not at all.
 """
 
 import hashlib
+import importlib
 import os
 import shutil
 
 import h5py
-import keras
 
 from convbert_tf.config import read_json, write_json
 from convbert_tf.console import UserError
 
 FORMAT = 1
+# Class of a preset -> its module, imported when it is asked for: those modules import this one.
+MODULES = {
+    "ConvBertEncoder": "model",
+    "ConvBertPretrainer": "pretraining",
+    "TextClassifier": "heads",
+    "QuestionAnswerer": "heads",
+}
 CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "vocab.txt"
 
 
@@ -77,9 +84,10 @@ def load(directory):
             f"{weights_file} is not the file that {CONFIG_FILE} was written for (its hash "
             "differs): the preset is damaged; copy or make it again."
         )
-    cls = keras.saving.get_registered_object(f"convbert_tf>{description['class']}")
-    if cls is None:
-        raise UserError(f"{directory} holds a {description['class']}, which is not known here.")
+    kind = description["class"]
+    if kind not in MODULES:
+        raise UserError(f"{directory} holds a {kind}, which this version does not know.")
+    cls = getattr(importlib.import_module(f"convbert_tf.{MODULES[kind]}"), kind)
     model = cls.from_config(description["config"])
     _load_weights(model, weights_file)
     return model

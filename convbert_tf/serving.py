@@ -1,0 +1,281 @@
+"""SavedModels that take text and give answers, with the tokenizer and all else in the graph.
+
+They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving, or by
+`tf.saved_model.load` in a process that has nothing of this package.
+"""
+
+import json
+import os
+
+import tensorflow as tf
+
+from convbert_tf import presets
+from convbert_tf.console import UserError
+from convbert_tf.heads import TextClassifier
+from convbert_tf.tokenization import WordPieceTokenizer
+
+
+def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
+    """Writes the SavedModel of a fine-tuned preset to `output_dir`.
+
+    Args:
+        preset_dir: a preset of a TextClassifier or QuestionAnswerer with its vocabulary.
+        output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
+        max_seq_length: longest input in tokens; the model's positions if None.
+        pair: for a classifier: whether its input is a pair of texts.
+        **options: of QuestionAnswererServer.
+
+    Raises:
+        UserError: the preset has no head to serve.
+    """
+    description = presets.describe(preset_dir)
+    model = presets.load(preset_dir)
+    tokenizer = WordPieceTokenizer(presets.vocab_file(preset_dir), description["lower_case"])
+    max_seq_length = max_seq_length or model.encoder.config.max_position_embeddings
+    if isinstance(model, TextClassifier):
+        server = ClassifierServer(model, tokenizer, max_seq_length, pair)
+    elif description["class"] == "QuestionAnswerer":
+        server = QuestionAnswererServer(model, tokenizer, max_seq_length, **options)
+    else:
+        raise UserError(
+            f"{preset_dir} holds a {description['class']}; only a fine-tuned classifier or "
+            "question answerer can be served."
+        )
+    if os.path.exists(output_dir):
+        raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
+    partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
+    tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+    with open(os.path.join(partial, "signature.json"), "w", encoding="utf-8") as file:
+        json.dump(server.describe(), file, indent=1)
+    os.replace(partial, output_dir)
+
+
+def pack(tokenizer, first, second=None):
+    """[CLS] first [SEP] (second [SEP]) of ragged ids [B, None], padded to the longest.
+
+    Returns:
+        dict of `input_ids`, `input_mask`, `segment_ids` int32 [B, T].
+    """
+    rows = tf.shape(first.row_splits)[0] - 1
+    cls, sep = (tf.fill([rows, 1], token) for token in (tokenizer.cls_id, tokenizer.sep_id))
+    first = tf.concat([cls, first, sep], axis=1)
+    segments = tf.zeros_like(first)
+    if second is not None:
+        second = tf.concat([second, sep], axis=1)
+        segments = tf.concat([segments, tf.ones_like(second)], axis=1)
+        first = tf.concat([first, second], axis=1)
+    return {
+        "input_ids": first.to_tensor(),
+        "input_mask": tf.ones_like(first).to_tensor(),
+        "segment_ids": segments.to_tensor(),
+    }
+
+
+def truncate_pair(first, second, limit):
+    """Cuts ragged ids to `limit` tokens together, from the end of the longer, as BERT does."""
+    a, b = first.row_lengths(), second.row_lengths()
+    kept_a = tf.minimum(a, tf.maximum(limit - b, (limit + 1) // 2))
+    kept_a = tf.where(a + b <= limit, a, kept_a)
+    return _head(first, kept_a), _head(second, tf.minimum(b, limit - kept_a))
+
+
+def _head(ragged, lengths):
+    """The first `lengths` [B] elements of each row of `ragged` [B, None]."""
+    starts = ragged.row_starts()
+    index = tf.ragged.range(starts, starts + tf.minimum(lengths, ragged.row_lengths()))
+    return tf.gather(ragged.values, index)
+
+
+class ClassifierServer(tf.Module):
+    """Texts -> label and probabilities (or the score of a regression).
+
+    Signature: `text` string [B], or `text_a` and `text_b` -> `logits` float32 [B, C],
+    `probabilities` [B, C], `label` string [B] (the class's name, or its number); a regression
+    gives `score` [B] alone, on the scale it was trained on.
+    """
+
+    def __init__(self, model, tokenizer, max_seq_length, pair=False):
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.max_seq_length, self.pair = max_seq_length, pair
+        names = model.labels or [str(i) for i in range(model.num_classes)]
+        self._labels = tf.constant(names)
+        text = tf.TensorSpec([None], tf.string)
+        if pair:
+            self.serve = tf.function(
+                self._serve_pair, input_signature=[_named(text, "text_a"), _named(text, "text_b")]
+            )
+        else:
+            self.serve = tf.function(self._serve, input_signature=[_named(text, "text")])
+
+    def _serve(self, text):
+        ids = _head(self.tokenizer.tokenize(text), tf.constant(self.max_seq_length - 2, tf.int64))
+        return self._outputs(pack(self.tokenizer, ids))
+
+    def _serve_pair(self, text_a, text_b):
+        limit = tf.constant(self.max_seq_length - 3, tf.int64)
+        first, second = self.tokenizer.tokenize(text_a), self.tokenizer.tokenize(text_b)
+        return self._outputs(pack(self.tokenizer, *truncate_pair(first, second, limit)))
+
+    def _outputs(self, inputs):
+        logits = self.model(inputs, training=False)
+        if self.model.num_classes == 1:
+            return {"score": logits[:, 0]}
+        return {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits),
+            "label": tf.gather(self._labels, tf.argmax(logits, axis=-1)),
+        }
+
+    def describe(self):
+        inputs = ["text_a", "text_b"] if self.pair else ["text"]
+        return {
+            "inputs": inputs,
+            "labels": self.model.labels,
+            "max_seq_length": self.max_seq_length,
+        }
+
+
+def _named(spec, name):
+    return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+
+
+class QuestionAnswererServer(tf.Module):
+    """A question and a context of any length -> the answer, cut from the context.
+
+    Long contexts are read in overlapping windows, and the best span of all of them is chosen, as
+    squad.make_windows and squad_decoding.decode do it.
+
+    Signature: `question`, `context` string [B] -> `answer` string [B]; `start`, `end` int64 [B],
+    the answer's bytes in the context; `score` float32 [B], its log probability; with an
+    answerable head also `no_answer_probability` [B].
+
+    Args:
+        model: QuestionAnswerer.
+        tokenizer: WordPieceTokenizer.
+        max_seq_length: of a window.
+        doc_stride, max_query_length, max_answer_length: as in config.TaskConfig.
+        null_threshold: log-odds of "no answer" above which `answer` is ""; None never gives "".
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        max_seq_length,
+        doc_stride=128,
+        max_query_length=64,
+        max_answer_length=30,
+        null_threshold=None,
+    ):
+        super().__init__()
+        self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
+        self.doc_stride, self.max_query_length = doc_stride, max_query_length
+        self.max_answer_length, self.null_threshold = max_answer_length, null_threshold
+        text = tf.TensorSpec([None], tf.string)
+        self.serve = tf.function(
+            self._serve, input_signature=[_named(text, "question"), _named(text, "context")]
+        )
+
+    def _serve(self, question, context):
+        query = self.tokenizer.tokenize(question)
+        query = _head(query, tf.constant(self.max_query_length, tf.int64))
+        pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
+        windows = self._windows(query.row_lengths(), pieces.row_lengths())
+        inputs = self._inputs(query, pieces, windows)
+        outputs = self.model(inputs, training=False)
+        best, start, end = self._best_spans(outputs, windows, query.row_lengths())
+        found = best > -1e8
+
+        def offset(offsets, piece):
+            bounded = tf.where(found, piece, 0)
+            flat = tf.concat([offsets.values, [0]], axis=0)
+            index = tf.minimum(offsets.row_starts() + bounded, tf.size(flat, tf.int64) - 1)
+            return tf.where(found, tf.gather(flat, index), 0)
+
+        first, last = offset(starts, start), offset(ends, end)
+        results = {"start": first, "end": last, "score": best}
+        if self.model.answerable:
+            null_odds = tf.math.segment_min(outputs["answerable_logit"], windows["example"])
+            results["no_answer_probability"] = tf.sigmoid(null_odds)
+            if self.null_threshold is not None:
+                last = tf.where(null_odds > self.null_threshold, first, last)
+                results["end"] = last
+        results["answer"] = tf.strings.substr(context, first, last - first)
+        return results
+
+    def _windows(self, query_lengths, num_pieces):
+        """Each window's example, place in the example's list, first piece and length, int64 [W]."""
+        room = self.max_seq_length - 3 - query_lengths
+        stride = tf.minimum(room, self.doc_stride)
+        more = tf.maximum(num_pieces - room, 0)
+        counts = 1 + (more + stride - 1) // stride  # windows of each example
+        example = tf.repeat(tf.range(tf.size(counts, tf.int64)), counts)
+        number = tf.ragged.range(counts).values
+        start = number * tf.gather(stride, example)
+        length = tf.minimum(tf.gather(num_pieces, example) - start, tf.gather(room, example))
+        return {"example": example, "number": number, "start": start, "length": length}
+
+    def _inputs(self, query, pieces, windows):
+        first = tf.gather(pieces.row_starts(), windows["example"]) + windows["start"]
+        index = tf.ragged.range(first, first + windows["length"])
+        window_pieces = tf.gather(pieces.values, index)
+        return pack(self.tokenizer, tf.gather(query, windows["example"]), window_pieces)
+
+    def _best_spans(self, outputs, windows, query_lengths):
+        """Score, first piece and last piece of each example's best span, each [B]."""
+        offset = tf.gather(query_lengths, windows["example"]) + 2  # of pieces in a window's input
+        start = tf.cast(outputs["start_top_index"], tf.int64) - offset[:, None]  # [W, J]
+        end = tf.cast(outputs["end_top_index"], tf.int64) - offset[:, None, None]  # [W, J, J]
+        length = windows["length"][:, None]
+        startable = (start >= 0) & (start < length)
+        startable &= self._has_most_context(start, windows)
+        spans = end - start[:, :, None] + 1
+        allowed = startable[:, :, None] & (end < length[:, :, None])
+        allowed &= (spans >= 1) & (spans <= self.max_answer_length)
+        scores = outputs["start_top_log_probs"][:, :, None] + outputs["end_top_log_probs"]
+        scores = tf.where(allowed, scores, -1e9)
+
+        beam = tf.shape(end)[1]
+        flat = tf.reshape(scores, [-1, beam * beam])
+        best = tf.argmax(flat, axis=1)
+        of_window = tf.gather(flat, best, batch_dims=1)
+        chosen = _first_best(of_window, windows["example"])  # a window of each example
+        start = tf.gather(start + windows["start"][:, None], chosen)
+        end = tf.gather(tf.reshape(end, [-1, beam * beam]) + windows["start"][:, None], chosen)
+        best = tf.gather(best, chosen)
+        return (
+            tf.gather(of_window, chosen),
+            tf.gather(start, best // tf.cast(beam, tf.int64), batch_dims=1),
+            tf.gather(end, best, batch_dims=1),
+        )
+
+    def _has_most_context(self, piece, windows):
+        """Whether no other window of the example shows more around the piece: [W, J] -> bool."""
+        ragged = [
+            tf.RaggedTensor.from_value_rowids(windows[name], windows["example"])
+            for name in ("start", "length")
+        ]
+        starts, lengths = (tf.gather(x, windows["example"]).to_tensor() for x in ragged)  # [W, S]
+        position = (piece + windows["start"][:, None])[:, :, None]  # in the context, [W, J, 1]
+        left = position - starts[:, None]
+        right = starts[:, None] + lengths[:, None] - 1 - position  # [W, J, S]
+        context = tf.cast(tf.minimum(left, right), tf.float64)
+        context += 0.01 * tf.cast(lengths, tf.float64)[:, None]
+        context = tf.where((left >= 0) & (right >= 0), context, -1.0)
+        return tf.argmax(context, axis=2) == windows["number"][:, None]
+
+    def describe(self):
+        return {
+            "inputs": ["question", "context"],
+            "answerable": self.model.answerable,
+            "max_seq_length": self.max_seq_length,
+            "doc_stride": self.doc_stride,
+        }
+
+
+def _first_best(values, segment):
+    """Index of the largest of `values` [W] in each segment; the first of equal ones."""
+    largest = tf.gather(tf.math.segment_max(values, segment), segment)
+    index = tf.range(tf.size(values))
+    return tf.math.segment_min(tf.where(values == largest, index, tf.size(values)), segment)
