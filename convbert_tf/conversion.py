@@ -1,16 +1,18 @@
-"""Weights in and out: checkpoints of the original TensorFlow 1 code.
+"""Weights in and out: the original's TensorFlow 1 checkpoints, Hugging Face's directories.
 
-Each weight of ours is tied to its name there by one table, `original_names`, which serves both
-directions. Our fused projection holds four of the original's matrices side by side.
+Each weight of ours is tied to its name there by one table a format (`original_names`,
+`huggingface_names`), which serves both directions. Our fused projection holds four of their
+matrices side by side.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from convbert_tf.config import ModelConfig, PretrainingConfig
+from convbert_tf.config import ModelConfig, PretrainingConfig, read_json
 from convbert_tf.console import UserError
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.model import ConvBertEncoder
@@ -24,20 +26,29 @@ _HEAD_CLASSES = {"cola": 2, "sst": 2, "mrpc": 2, "qqp": 2, "mnli": 3, "qnli": 2,
 class Part:
     """A weight, or a slice of its last axis, under the shape that it has elsewhere."""
 
-    def __init__(self, variable, shape=None, part=0, parts=1):
+    def __init__(self, variable, shape=None, part=0, parts=1, transpose=False):
         self.variable = variable
         width = variable.shape[-1] // parts
         self._columns = slice(part * width, (part + 1) * width)
-        self.shape = tuple(shape or (*variable.shape[:-1], width))
+        self._transpose = transpose
+        own = (*variable.shape[:-1], width)
+        self.shape = tuple(shape or (own[::-1] if transpose else own))
 
     def get(self):
         """The values, as a numpy array of `shape`."""
-        return ops.convert_to_numpy(self.variable)[..., self._columns].reshape(self.shape)
+        return self.slice(ops.convert_to_numpy(self.variable))
+
+    def slice(self, whole):
+        """What of `whole`, an array like the weight (its gradient, say), this part is."""
+        own = np.asarray(whole)[..., self._columns]
+        return (own.T if self._transpose else own).reshape(self.shape)
 
     def set(self, values):
         """Sets the values from an array of `shape`."""
         whole = ops.convert_to_numpy(self.variable).copy()
-        whole[..., self._columns] = np.reshape(values, whole[..., self._columns].shape)
+        own = whole[..., self._columns].shape
+        values = np.reshape(values, own[::-1]).T if self._transpose else np.reshape(values, own)
+        whole[..., self._columns] = values
         self.variable.assign(whole)
 
 
@@ -236,3 +247,93 @@ def save_original(model, checkpoint_prefix, task=None):
         shape_and_slices=[""] * len(names),
         tensors=[tf.constant(part.get()) for part in names.values()],
     )
+
+
+def load_huggingface(directory):
+    """The encoder of a Hugging Face ConvBERT directory: config.json and model.safetensors.
+
+    Raises:
+        UserError: a file is missing, or the weights do not fit the config.
+    """
+    values = read_json(os.path.join(directory, "config.json"), "a Hugging Face config")
+    if values.get("model_type") != "convbert":
+        raise UserError(f"{directory} holds a {values.get('model_type')}, not a convbert.")
+    path = os.path.join(directory, "model.safetensors")
+    if not os.path.exists(path):
+        raise UserError(f"{path} is not there.")
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    prefix = "convbert." if any(name.startswith("convbert.") for name in tensors) else ""
+    encoder = ConvBertEncoder(huggingface_config(values))
+    assign(huggingface_names(encoder, prefix), tensors.get, path)
+    return encoder
+
+
+def huggingface_config(values):
+    """ModelConfig of the content of a Hugging Face config.json.
+
+    Raises:
+        UserError: the configuration computes something else there than in the original.
+    """
+    heads, ratio = values["num_attention_heads"], values["head_ratio"]
+    if ratio != 2 or heads < 4:
+        raise UserError(
+            f"num_attention_heads {heads} with head_ratio {ratio}: Hugging Face sizes a head as "
+            "hidden / kept heads / 2, which is ConvBERT only when head_ratio is 2 and at least "
+            "two heads are kept."
+        )
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    known = {name: value for name, value in values.items() if name in fields}
+    return ModelConfig.from_dict(known | {"linear_groups": values["num_groups"]})
+
+
+def huggingface_names(encoder, prefix=""):
+    """Name in Hugging Face's state dict -> Part, for every weight of `encoder`."""
+    embeddings = encoder.embeddings
+    names = {
+        f"{prefix}embeddings.{table}.weight": Part(getattr(embeddings, table))
+        for table in ("word_embeddings", "token_type_embeddings", "position_embeddings")
+    }
+    names |= _torch_norm(embeddings.norm, f"{prefix}embeddings.LayerNorm")
+    if encoder.embeddings_project is not None:
+        names |= _torch_dense(encoder.embeddings_project, f"{prefix}embeddings_project")
+    for i, block in enumerate(encoder.blocks):
+        names |= _torch_block(block, f"{prefix}encoder.layer.{i}.")
+    return names
+
+
+def _torch_block(block, prefix):
+    names = _torch_attention(block.attention, f"{prefix}attention.self.")
+    names |= _torch_dense(block.attention_output, f"{prefix}attention.output.dense")
+    names |= _torch_norm(block.attention_norm, f"{prefix}attention.output.LayerNorm")
+    grouped = block.feed_forward.linear_groups > 1
+    names |= _torch_dense(block.feed_forward.up, f"{prefix}intermediate.dense", grouped)
+    names |= _torch_dense(block.feed_forward.down, f"{prefix}output.dense", grouped)
+    return names | _torch_norm(block.output_norm, f"{prefix}output.LayerNorm")
+
+
+def _torch_attention(attention, prefix):
+    names, projection = {}, attention.projection
+    for i, part in enumerate(("query", "key", "value", "conv_out_layer")):
+        names[f"{prefix}{part}.weight"] = Part(projection.kernel, None, i, 4, transpose=True)
+        names[f"{prefix}{part}.bias"] = Part(projection.bias, None, i, 4)
+    convolution, key = attention.convolution, f"{prefix}key_conv_attn_layer."
+    kernel_size, hidden_size = convolution.depthwise_kernel.shape
+    names[f"{key}depthwise.weight"] = Part(
+        convolution.depthwise_kernel, (hidden_size, 1, kernel_size), transpose=True
+    )
+    names[f"{key}pointwise.weight"] = Part(
+        convolution.pointwise_kernel, (convolution.width, hidden_size, 1), transpose=True
+    )
+    names[f"{key}bias"] = Part(convolution.pointwise_bias, (convolution.width, 1))
+    return names | _torch_dense(convolution.kernel_projection, f"{prefix}conv_kernel_layer")
+
+
+def _torch_dense(layer, name, grouped=False):
+    kernel = Part(layer.kernel, transpose=not grouped)
+    return {f"{name}.weight": kernel, f"{name}.bias": Part(layer.bias)}
+
+
+def _torch_norm(layer, name):
+    return {f"{name}.weight": Part(layer.gamma), f"{name}.bias": Part(layer.beta)}
