@@ -61,7 +61,7 @@ def original_names(model, task=None):
     """
     if isinstance(model, ConvBertPretrainer):
         return _pretrainer_names(model)
-    names = _encoder_names(model.encoder, "electra", "electra")
+    names = _encoder_names(getattr(model, "encoder", model), "electra", "electra")
     if isinstance(model, TextClassifier):
         names |= _dense_names(model.logits, f"task_specific/{task}/dense")
     elif isinstance(model, QuestionAnswerer):

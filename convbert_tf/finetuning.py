@@ -248,7 +248,7 @@ def run(experiment, allow_config_change=False):
     steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))
     with strategy.scope():
-        encoder = presets.load(task.init_from).encoder
+        encoder = presets.load_encoder(task.init_from)
         if task.from_scratch:
             encoder = ConvBertEncoder(encoder.config)
         model = data.make_model(encoder)

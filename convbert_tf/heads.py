@@ -27,7 +27,7 @@ class _Head(keras.Model):
         loaded = presets.load(directory)
         if isinstance(loaded, cls) and not options:
             return loaded
-        return cls(loaded.encoder, **options)
+        return cls(getattr(loaded, "encoder", loaded), **options)
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
         """Writes a preset directory; see presets.save."""

@@ -166,15 +166,10 @@ class ConvBertEncoder(keras.Model):
     def get_config(self):
         return {"config": self.config.to_dict(), "name": self.name}
 
-    @property
-    def encoder(self):
-        """Itself; so that every model with a preset has an `encoder`."""
-        return self
-
     @classmethod
     def from_preset(cls, directory):
         """The encoder of a preset directory, whatever heads it was saved with."""
-        return presets.load(directory).encoder
+        return presets.load_encoder(directory)
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
         """Writes a preset directory; see presets.save."""

@@ -93,6 +93,12 @@ def load(directory):
     return model
 
 
+def load_encoder(directory):
+    """The encoder of the model in `directory`: of a pretrainer the discriminator."""
+    model = load(directory)
+    return getattr(model, "encoder", model)
+
+
 def describe(directory):
     """The content of a preset's config.json, checked."""
     description = read_json(os.path.join(directory, CONFIG_FILE), "a convbert_tf preset")
