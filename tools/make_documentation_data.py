@@ -1,0 +1,33 @@
+"""Makes training data from the documentation of the installed packages; needs no network.
+
+    python tools/make_documentation_data.py --output_dir=data
+
+writes corpus/{train,heldout}.txt (one sentence a line), acceptability/{train,dev}.tsv (CoLA's
+format), qa/{train,dev}.json (SQuAD v1.1's format) and manifest.json. TensorFlow is not loaded.
+"""
+
+from absl import flags
+
+from convbert_tf import console, documentation
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
+flags.DEFINE_integer("seed", 0, "Seed of the two labelled tasks.")
+flags.DEFINE_string(
+    "corpus_file",
+    None,
+    "Your own UTF-8 text for the corpus and the acceptability task: a paragraph or a sentence a "
+    "line, blank lines between documents.",
+)
+flags.DEFINE_integer("max_bytes", 12_000_000, "Largest size of corpus/train.txt.")
+flags.DEFINE_integer("workers", 2, "Processes that read source files.", lower_bound=1)
+
+
+def main(_):
+    documentation.write_data(
+        FLAGS.output_dir, FLAGS.seed, FLAGS.corpus_file, FLAGS.max_bytes, FLAGS.workers
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)
