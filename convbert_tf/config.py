@@ -233,6 +233,20 @@ class TrainingConfig:
         _require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}.")
 
 
+def finetuning_defaults(**overrides):
+    """The TrainingConfig that the original fine-tunes small and medium-small with."""
+    settings = {
+        "batch_size": 32,
+        "learning_rate": 3e-4,
+        "warmup_steps": 0,
+        "warmup_proportion": 0.1,
+        "layerwise_lr_decay": 0.8,
+        "steps_per_loop": 50,
+        "keep_checkpoints": 1,
+    }
+    return TrainingConfig(**(settings | overrides))
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainingExperiment:
     """All of a pre-training run."""

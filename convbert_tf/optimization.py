@@ -104,7 +104,7 @@ class AdamW(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         reduce = getattr(super(), "_all_reduce_sum_gradients", None)
-        grads = [_dense(grad) for grad in grads]
+        grads = [_dense(g, v) for g, v in zip(grads, trainable_variables, strict=True)]
         if reduce is not None:
             pairs = reduce(list(zip(grads, trainable_variables, strict=True)))
             grads = [grad for grad, _ in pairs]
@@ -139,13 +139,13 @@ class AdamW(keras.optimizers.Optimizer):
         return config | {name: getattr(self, name) for name in names.split()}
 
 
-def _dense(gradient):
+def _dense(gradient, variable):
     """A lookup's sparse gradient (TensorFlow's IndexedSlices) as a tensor, its rows merged.
 
     Its norm is then that of the gradient; over unmerged rows, as the original took it, it is not.
     """
     if hasattr(gradient, "indices"):
-        return ops.segment_sum(gradient.values, gradient.indices, gradient.shape[0])
+        return ops.segment_sum(gradient.values, gradient.indices, variable.shape[0])
     return gradient
 
 
