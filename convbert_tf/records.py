@@ -5,6 +5,7 @@ stored, since it follows from the length. Records of the original ConvBERT build
 `input_mask` of their own) are read as well.
 """
 
+import contextlib
 import os
 
 import tensorflow as tf
@@ -45,7 +46,7 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
     Args:
         serialized: string tensor [B] of Examples.
         schema: scalar features to read beside the sequences, name -> dtype.
-        max_seq_length: T, the static length of the result; int or scalar tensor.
+        max_seq_length: T, an int: the static length of the result.
         vocab_size: if given, ids at or above it raise `InvalidArgumentError`.
 
     Returns:
@@ -134,13 +135,20 @@ def read(path):
     """
     if not os.path.exists(path):
         raise UserError(f"{path} is not there; build the records first.")
-    found = []
     try:
-        for record in tf.data.TFRecordDataset(path):
-            found.append(record.numpy())
+        batches = tf.data.TFRecordDataset(path).batch(1024).as_numpy_iterator()
+        return [record for batch in batches for record in batch.tolist()]
     except tf.errors.DataLossError as error:
         raise UserError(
-            f"{path} is damaged after record {len(found)}: {error.message}; delete it and build it "
-            "again."
+            f"{path} is damaged after record {_count_whole(path)}: {error.message}; delete it and "
+            "build it again."
         ) from error
-    return found
+
+
+def _count_whole(path):
+    """The number of records before the first damaged one."""
+    count = 0
+    with contextlib.suppress(tf.errors.DataLossError):
+        for _ in tf.data.TFRecordDataset(path):
+            count += 1
+    return count

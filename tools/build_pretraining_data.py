@@ -1,0 +1,65 @@
+"""Builds pre-training records of plain text, on all cores; run again to go on after a break.
+
+    python tools/build_pretraining_data.py --input='data/*.txt' --vocab_file=vocab.txt \
+        --output_dir=records
+
+Input: .txt with a paragraph or a sentence a line and a blank line between documents, or .jsonl with
+a document a line in the field "text"; both also as .gz or .xz. Writes shard-*.tfrecord, vocab.txt
+and, when all is there, manifest.json.
+"""
+
+from absl import flags
+
+from convbert_tf import console
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string(
+    "input", None, "File, glob or directory of text; may be given again.", required=True
+)
+flags.DEFINE_string("output_dir", None, "Folder for the records.", required=True)
+flags.DEFINE_string("vocab_file", None, "Vocabulary, one piece a line.", required=True)
+flags.DEFINE_integer("max_seq_length", 128, "Longest record, in tokens with the special ones.")
+flags.DEFINE_enum(
+    "segment_rule",
+    "electra",
+    ["electra", "convbert"],
+    "How sentences are dealt out: two segments, as ELECTRA's paper says, or mostly one, as the "
+    "original ConvBERT code does.",
+)
+flags.DEFINE_bool(
+    "keep_long_lines",
+    None,
+    "Whether text that does not fit into an example begins the next one; the original drops it. "
+    "Default: true for electra, false for convbert.",
+)
+flags.DEFINE_bool("lower_case", True, "For uncased vocabularies: lower-case and strip accents.")
+flags.DEFINE_bool("deduplicate", False, "Leave out documents equal to an earlier one.")
+flags.DEFINE_integer("seed", 0, "Seed of the segments' random lengths.")
+flags.DEFINE_integer("num_workers", None, "Processes; default: one a core.", lower_bound=1)
+flags.DEFINE_bool("overwrite", False, "Delete records built with other settings in output_dir.")
+
+
+def main(_):
+    from convbert_tf import corpus  # TensorFlow comes with it: not for --help and bad flags
+
+    manifest = corpus.build(
+        FLAGS.input,
+        FLAGS.output_dir,
+        FLAGS.vocab_file,
+        max_seq_length=FLAGS.max_seq_length,
+        segment_rule=FLAGS.segment_rule,
+        keep_long_lines=FLAGS.keep_long_lines,
+        lower_case=FLAGS.lower_case,
+        deduplicate=FLAGS.deduplicate,
+        seed=FLAGS.seed,
+        num_workers=FLAGS.num_workers,
+        overwrite=FLAGS.overwrite,
+    )
+    console.say(
+        f"{FLAGS.output_dir}: {manifest['num_records']:,} records, {manifest['num_tokens']:,} "
+        f"tokens of {manifest['num_documents']:,} documents in {len(manifest['shards'])} shards."
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)
