@@ -85,6 +85,11 @@ class GlueData:
         )
         return records.read(path)
 
+    def baseline(self):
+        """Metrics of always giving the training set's most frequent answer."""
+        train = glue.read_examples(self.task, self.config.data_dir, "train")
+        return glue.majority_baseline(self.task, train, self.examples)
+
     def classes(self, logits):
         """Class ids int [n], or scores float [n], of logits [n, C]."""
         return logits[:, 0] if self.task.is_regression else np.argmax(logits, axis=-1)
@@ -132,6 +137,11 @@ class SquadData:
 
     def write_training_records(self, path):
         return squad.write_records(path, self._windows("train")[1])
+
+    def baseline(self):
+        """Official metrics of random spans of the usual length."""
+        examples = squad.read_examples(self.path, False, self.version2)
+        return squad_decoding.evaluate(self.path, squad_decoding.span_baseline(examples, seed=0))
 
     def read_evaluation(self, split="dev"):
         """Records of the windows of `split`, in memory."""
@@ -209,6 +219,7 @@ class _Evaluator(orbit.AbstractEvaluator):
         self.data, self.model, self.strategy = data, model, strategy
         self.experiment = experiment
         self.serialized = data.read_evaluation()
+        self.baseline = data.baseline()
 
     def evaluate(self, num_steps=-1):
         task, options = self.experiment.task, self.experiment.training
@@ -221,7 +232,8 @@ class _Evaluator(orbit.AbstractEvaluator):
             self.strategy,
         )
         results = self.data.score(outputs, os.path.join(options.model_dir, "predictions"))
-        write_json(os.path.join(options.model_dir, "eval_results.json"), results)
+        report = {"metrics": results, "baseline": self.baseline}
+        write_json(os.path.join(options.model_dir, "eval_results.json"), report)
         return results
 
 

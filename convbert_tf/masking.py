@@ -103,10 +103,11 @@ def scatter_update(sequence, updates, positions):
     return ops.where(counts > 0, means, sequence), written
 
 
-def sample(logits, uniforms):
+def sample(logits, uniforms, block=128):
     """Draws from softmax(logits): the first token whose cumulative probability is above u.
 
-    One uniform a draw, where Gumbel noise would take one a vocabulary entry.
+    One uniform a draw, where Gumbel noise would take one a vocabulary entry. The cumulative sum
+    runs over blocks of the vocabulary first, then within the block that was hit.
 
     Args:
         logits: [B, M, V].
@@ -115,10 +116,26 @@ def sample(logits, uniforms):
     Returns:
         int32 [B, M].
     """
+    batch, slots, vocab_size = ops.shape(logits)
     logits = ops.cast(logits, "float32")
     weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
-    cumulative = ops.cumsum(weights, axis=-1)
-    # Against the last sum, not 1: rounding must not leave a gap at the end.
-    threshold = uniforms[:, :, None] * cumulative[:, :, -1:]
-    drawn = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
-    return ops.minimum(drawn, logits.shape[-1] - 1)
+    weights = ops.pad(weights, [[0, 0], [0, 0], [0, -vocab_size % block]])
+    blocks = ops.reshape(weights, (batch, slots, -1, block))
+    sums = ops.sum(blocks, axis=-1)  # [B, M, V/block]
+    # Against the sum of the weights, not 1: rounding must not leave a gap at the end.
+    chosen, rest = _find(sums, uniforms * ops.sum(sums, axis=-1))
+    within = ops.take_along_axis(blocks, chosen[:, :, None, None], axis=2)[:, :, 0]
+    token = chosen * block + _find(within, rest)[0]
+    return ops.minimum(token, vocab_size - 1)
+
+
+def _find(weights, target):
+    """The index of [B, M, n] at which the running sum of weights passes `target` [B, M].
+
+    Also returns how far into that index's weight the target lies.
+    """
+    sums = ops.cumsum(weights, axis=-1)
+    index = ops.sum(ops.cast(sums <= target[:, :, None], "int32"), axis=-1)
+    index = ops.minimum(index, weights.shape[-1] - 1)
+    at = ops.take_along_axis(sums - weights, index[:, :, None], axis=-1)[:, :, 0]
+    return index, target - at

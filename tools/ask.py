@@ -1,0 +1,48 @@
+"""Asks an exported SavedModel: a text to classify, or a question about a context.
+
+    python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
+    python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
+
+Needs only tensorflow and tensorflow_text, as any server of the model does.
+"""
+
+import json
+
+from absl import flags
+
+from convbert_tf import console
+
+SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
+TEXT = flags.DEFINE_string("text", None, "Text to classify.")
+TEXT_A = flags.DEFINE_string("text_a", None, "First text of a pair.")
+TEXT_B = flags.DEFINE_string("text_b", None, "Second text of a pair.")
+QUESTION = flags.DEFINE_string("question", None, "Question.")
+CONTEXT = flags.DEFINE_string("context", None, "Text that answers the question.")
+
+
+def main(_):
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  (its ops are in the graph)
+
+    given = {
+        flag.name: tf.constant([flag.value])
+        for flag in (TEXT, TEXT_A, TEXT_B, QUESTION, CONTEXT)
+        if flag.value is not None
+    }
+    try:
+        serve = tf.saved_model.load(SAVED_MODEL.value).signatures["serving_default"]
+    except OSError as error:
+        raise console.UserError(f"{SAVED_MODEL.value} holds no SavedModel.") from error
+    wanted = serve.structured_input_signature[1]
+    if set(given) != set(wanted):
+        raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
+    answer = {name: _plain(value[0].numpy()) for name, value in serve(**given).items()}
+    console.say(json.dumps(answer, ensure_ascii=False, indent=1))
+
+
+def _plain(value):
+    return value.decode("utf-8") if isinstance(value, bytes) else value.tolist()
+
+
+if __name__ == "__main__":
+    console.run(main)
