@@ -40,12 +40,22 @@ def dynamic_convolution(kernels, values, chunk=CHUNK):
     values = ops.reshape(
         ops.transpose(values, (0, 2, 1, 3)), (-1, num_chunks + 1, chunk, size)
     )  # [B*N, T/C + 1, C, D], shifted by half a kernel
+    following = cut(cut(values, 1, 1, num_chunks), 2, 0, kernel_size - 1)
     windows = ops.concatenate(
-        [values[:, :-1], values[:, 1:, : kernel_size - 1]], axis=2
+        [cut(values, 1, 0, num_chunks), following], axis=2
     )  # [B*N, T/C, C+K-1, D]
     outputs = ops.matmul(_band(kernels, num_chunks), windows)
     outputs = ops.reshape(outputs, (-1, num_heads, num_chunks * chunk, size))
-    return ops.transpose(outputs, (0, 2, 1, 3))[:, :num_tokens]
+    outputs = ops.transpose(outputs, (0, 2, 1, 3))
+    whole = isinstance(num_tokens, int) and num_tokens % chunk == 0
+    return outputs if whole else cut(outputs, 1, 0, num_tokens)
+
+
+def cut(x, axis, start, size):
+    """x[start : start + size] on `axis`: as a slice, whose gradient is quicker than indexing's."""
+    starts, sizes = [0] * len(x.shape), list(ops.shape(x))
+    starts[axis], sizes[axis] = start, size
+    return ops.slice(x, starts, sizes)
 
 
 def _pad_tokens(x, before, num_chunks, chunk):
@@ -55,7 +65,7 @@ def _pad_tokens(x, before, num_chunks, chunk):
     if isinstance(after, int):
         return ops.pad(x, [[0, 0], [before, after], [0, 0], [0, 0]])
     # T is not known while tracing: pad by the most that may be needed, then cut.
-    return ops.pad(x, [[0, 0], [before, 2 * chunk], [0, 0], [0, 0]])[:, :total]
+    return cut(ops.pad(x, [[0, 0], [before, 2 * chunk], [0, 0], [0, 0]]), 1, 0, total)
 
 
 def _band(kernels, num_chunks):
@@ -67,4 +77,4 @@ def _band(kernels, num_chunks):
     padded = ops.pad(kernels, [[0, 0], [0, 0], [0, 0], [0, chunk]])
     flat = ops.reshape(padded, (-1, num_chunks, chunk * (chunk + kernel_size)))
     width = chunk + kernel_size - 1
-    return ops.reshape(flat[:, :, : chunk * width], (-1, num_chunks, chunk, width))
+    return ops.reshape(cut(flat, 2, 0, chunk * width), (-1, num_chunks, chunk, width))

@@ -98,7 +98,8 @@ class GroupedDense(keras.layers.Layer):
     def call(self, inputs):
         flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
         slices = ops.split(flat, self.groups, axis=-1)  # G of [B*T, H/G]
-        products = [ops.matmul(x, self.kernel[g]) for g, x in enumerate(slices)]
+        kernels = ops.unstack(ops.cast(self.kernel, flat.dtype), self.groups)
+        products = [ops.matmul(x, kernel) for x, kernel in zip(slices, kernels, strict=True)]
         outputs = ops.concatenate(products, axis=-1) + self.bias  # [B*T, units]
         return _restore(self.activation(outputs), inputs)
 
@@ -203,7 +204,8 @@ class SpanDynamicConvolution(keras.layers.Layer):
     def _span_key(self, inputs):
         # As a 2-D convolution with one column: the layout every backend is quick at.
         kernel = ops.cast(self.depthwise_kernel, inputs.dtype)[:, None, :, None]
-        spans = ops.depthwise_conv(inputs[:, :, None], kernel, padding="same")[:, :, 0]
+        columns = ops.expand_dims(inputs, 2)  # [B, T, 1, H]
+        spans = ops.depthwise_conv(columns, kernel, padding="same")
         flat = ops.reshape(spans, (-1, inputs.shape[-1]))  # [B*T, H]
         return _restore(ops.matmul(flat, self.pointwise_kernel) + self.pointwise_bias, inputs)
 

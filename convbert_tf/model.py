@@ -8,6 +8,7 @@ from keras import ops
 
 from convbert_tf import presets
 from convbert_tf.config import ModelConfig
+from convbert_tf.convolution import cut
 from convbert_tf.layers import LAYER_NORM_EPSILON, ConvBertBlock, Dense, activation
 
 
@@ -65,7 +66,7 @@ class Embeddings(keras.layers.Layer):
         # As a product: there are two rows, and the gradient needs no scatter.
         types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=words.dtype)
         types = ops.matmul(types, self.token_type_embeddings)
-        positions = self.position_embeddings[: ops.shape(input_ids)[1]]
+        positions = cut(self.position_embeddings, 0, 0, ops.shape(input_ids)[1])
         return self.dropout(self.norm(words + types + positions), training=training)
 
     def compute_output_shape(self, input_ids_shape, *_, **__):
@@ -159,7 +160,7 @@ class ConvBertEncoder(keras.Model):
         outputs |= {
             "hidden_states": hidden_states,
             "sequence_output": hidden,
-            "pooled_output": hidden[:, 0],
+            "pooled_output": ops.squeeze(cut(hidden, 1, 0, 1), 1),
         }
         return outputs | ({"attention_scores": scores} if return_attention_scores else {})
 
@@ -241,7 +242,7 @@ class DiscriminatorHead(keras.layers.Layer):
         self.logit.build((None, None, self.config.hidden_size))
 
     def call(self, inputs):
-        return self.logit(self.dense(inputs))[:, :, 0]
+        return ops.squeeze(self.logit(self.dense(inputs)), -1)
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape[:-1]

@@ -1,0 +1,284 @@
+"""Who may import whom, and the model without TensorFlow."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = "convbert_tf"
+
+# Module -> the modules of ours that it may import; `console` besides, all may.
+MAY_IMPORT = {
+    "__init__": set(),
+    "config": set(),
+    "console": set(),
+    "conversion": {"config", "heads", "model", "pretraining"},
+    "convolution": set(),
+    "corpus": {"records", "tokenization"},
+    "docstrings": set(),
+    "documentation": {"docstrings", "documentation_tasks"},
+    "documentation_tasks": set(),
+    "finetuning": {
+        "config",
+        "glue",
+        "heads",
+        "input_pipeline",
+        "model",
+        "presets",
+        "records",
+        "squad",
+        "squad_decoding",
+        "tokenization",
+        "training",
+    },
+    "glue": {"config", "records", "tokenization"},
+    "heads": {"layers", "presets"},
+    "input_pipeline": {"records"},
+    "layers": {"convolution"},
+    "masking": set(),
+    "model": {"config", "convolution", "layers", "presets"},
+    "optimization": {"config"},
+    "presets": {"config"},
+    "pretraining": {"config", "heads", "masking", "model", "presets"},
+    "records": set(),
+    "serving": {"config", "heads", "model", "presets", "squad", "tokenization"},
+    "squad": {"config", "records", "tokenization"},
+    "squad_decoding": {"squad"},
+    "tokenization": set(),
+    "training": {"config", "optimization"},
+}
+# These run on every backend of Keras, so neither they nor what they import may load TensorFlow.
+WITHOUT_TENSORFLOW = {
+    "config",
+    "console",
+    "convolution",
+    "heads",
+    "layers",
+    "masking",
+    "model",
+    "optimization",
+    "presets",
+    "pretraining",
+}
+TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "official", "orbit"}
+# The two sides meet in finetuning, serving and tools alone, by the names of a batch.
+DATA = {
+    "corpus",
+    "documentation",
+    "glue",
+    "input_pipeline",
+    "records",
+    "squad",
+    "squad_decoding",
+    "tokenization",
+}
+MODEL = {"convolution", "heads", "layers", "masking", "model", "pretraining"}
+
+
+def read_sources(folder):
+    paths = sorted((ROOT / folder).glob("*.py"))
+    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+
+
+def imported(source):
+    """Dotted names of all imports in `source`, at its head and inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([PACKAGE] * bool(node.level) + [node.module] * bool(node.module))
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def first_parts(names):
+    return {name.split(".")[0] for name in names}
+
+
+def our_modules(names, modules):
+    """Those of `modules` among `names`; "__init__" for what is the package's own."""
+    inner = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE]
+    return {parts[0] if parts and parts[0] in modules else "__init__" for parts in inner}
+
+
+def reachable(module, graph):
+    """`module` and all that it imports, directly or not."""
+    seen, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += graph.get(name, ())
+    return seen
+
+
+def violations(sources):
+    """What in the modules `sources` (name -> text) breaks the rules, a line each."""
+    names = {module: imported(source) for module, source in sources.items()}
+    graph = {module: our_modules(names[module], sources) for module in sources}
+    found = [f"{module} is not in MAY_IMPORT" for module in sources.keys() - MAY_IMPORT.keys()]
+    found += [f"MAY_IMPORT's {module} is gone" for module in MAY_IMPORT.keys() - sources.keys()]
+    for module in sources.keys() & MAY_IMPORT.keys():
+        extra = graph[module] - MAY_IMPORT[module] - {"console"}
+        found += [f"{module} imports {other}" for other in extra]
+        outer = first_parts(names[module]) & {"tools", "tests", "configs"}
+        found += [f"{module} imports {folder}/" for folder in outer]
+    for module in WITHOUT_TENSORFLOW:
+        for through in reachable(module, graph) & names.keys():
+            foreign = first_parts(names[through]) & TENSORFLOW
+            found += [f"{module} loads {name} through {through}" for name in foreign]
+    for side, other_side in ((DATA, MODEL), (MODEL, DATA)):
+        for module in side:
+            met = reachable(module, graph) & other_side
+            found += [f"{module} reaches {other} of the other side" for other in met]
+    return sorted(found)
+
+
+def test_modules_keep_the_import_direction():
+    assert violations(read_sources(PACKAGE)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "expected"),
+    [
+        ("layers", "from convbert_tf import model", "layers imports model"),
+        ("layers", "from convbert_tf.model import ConvBertEncoder", "layers imports model"),
+        ("layers", "import convbert_tf.model", "layers imports model"),
+        ("layers", "from .model import ConvBertEncoder", "layers imports model"),
+        ("config", "from convbert_tf import ModelConfig", "config imports __init__"),
+        ("masking", "def f():\n    import tensorflow as tf", "masking loads tensorflow through"),
+        ("config", "import orbit.utils", "pretraining loads orbit through config"),
+        ("records", "from convbert_tf import masking", "glue reaches masking of the other side"),
+        ("heads", "from convbert_tf import glue", "heads reaches records of the other side"),
+        ("corpus", "from tests import goldens", "corpus imports tests/"),
+        ("training", "import tools.pretrain", "training imports tools/"),
+        ("utils", "import os", "utils is not in MAY_IMPORT"),
+    ],
+)
+def test_a_planted_import_is_found(module, line, expected):
+    sources = read_sources(PACKAGE)
+    sources[module] = f"{sources.get(module, '')}\n{line}\n"
+    assert any(found.startswith(expected) for found in violations(sources))
+
+
+def test_a_module_that_is_gone_is_found():
+    sources = read_sources(PACKAGE)
+    del sources["corpus"]
+    assert violations(sources) == ["MAY_IMPORT's corpus is gone"]
+
+
+def test_nothing_imports_tools_and_only_tests_import_tests():
+    for folder, forbidden in (
+        ("configs", {"tools", "tests"}),
+        ("tools", {"tools", "tests"}),
+        ("tests", {"tools"}),
+    ):
+        for name, source in read_sources(folder).items():
+            # Beside a binary its folder is on the path: `import pretrain` would be found as well.
+            siblings = read_sources("tools").keys() if folder == "tools" else set()
+            met = first_parts(imported(source)) & (forbidden | siblings)
+            assert not met, f"{folder}/{name}.py imports {met}"
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_the_model_runs_and_learns_on_jax_where_there_is_no_tensorflow():
+    result = run_python("from tests import imports_test as t; t.on_jax()", KERAS_BACKEND="jax")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "jax, without TensorFlow"
+
+
+def on_jax():
+    """Losses of a pre-training step and an encoder's gradient; in a process of its own."""
+    for name in TENSORFLOW:
+        sys.modules[name] = None  # importing it raises ImportError
+    import jax
+    import keras
+    import numpy as np
+
+    import convbert_tf
+
+    keras.utils.set_random_seed(0)
+    config = convbert_tf.ModelConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        embedding_size=8,
+        conv_kernel_size=3,
+        linear_groups=2,
+        max_position_embeddings=12,
+        generator_hidden_size=0.5,
+    )
+    model = convbert_tf.ConvBertPretrainer(config)
+    ids = np.random.default_rng(0).integers(5, 50, (3, 10)).astype("int32")
+    features = {
+        "input_ids": ids,
+        "input_mask": (np.arange(10) < [[10], [7], [4]]).astype("int32"),
+        "segment_ids": np.zeros_like(ids),
+    }
+    check_losses(model, features)
+    check_gradient(model.discriminator, features, jax)
+    assert not any(name.split(".")[0] in TENSORFLOW for name in list(sys.modules) if loaded(name))
+    print(f"{keras.backend.backend()}, without TensorFlow")
+
+
+def loaded(name):
+    return sys.modules[name] is not None
+
+
+def check_losses(model, features):
+    """An untrained model guesses: the losses are near those of chance."""
+    import numpy as np
+
+    from convbert_tf import masking
+
+    uniforms = np.random.default_rng(1).random((3, 2, 10)).astype("float32")
+    masked = masking.mask_inputs(
+        features, uniforms, masking.SpecialTokens(2, 3, 4), model.pretraining
+    )
+    outputs = model.losses(features, masked)
+    assert float(outputs["mlm_weight"]) > 0 and float(outputs["disc_weight"]) == 21
+    chance = np.log(50) + model.pretraining.disc_weight * np.log(2)
+    np.testing.assert_allclose(float(model.total_loss(outputs)), chance, rtol=0.2)
+
+
+def check_gradient(encoder, features, jax):
+    """jax.grad against the slope that is measured along a random direction."""
+    import numpy as np
+
+    random = np.random.default_rng(2)
+    values = [variable.value for variable in encoder.trainable_variables]
+    fixed = [variable.value for variable in encoder.non_trainable_variables]
+    projection = random.normal(size=(3, 10, 16)).astype("float32")
+
+    def loss(values):
+        outputs, _ = encoder.stateless_call(values, fixed, features)
+        return (outputs["sequence_output"] * projection).mean()
+
+    loss_of = jax.jit(loss)
+    gradients = jax.grad(loss_of)(values)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    direction = [random.normal(size=value.shape).astype("float32") for value in values]
+    step = 1e-3
+    up = loss_of([value + step * way for value, way in zip(values, direction, strict=True)])
+    down = loss_of([value - step * way for value, way in zip(values, direction, strict=True)])
+    slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+    assert abs(slope) > 1e-2
+    np.testing.assert_allclose(slope, float(up - down) / (2 * step), rtol=0.05)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Sets everything up and runs all tests, the slow ones too; arguments go to pytest:
+#
+#     bash tools/test.sh -m 'not slow' tests/squad_test.py
+set -euo pipefail
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+  echo "test: $*" >&2
+  exit 1
+}
+
+bash tools/setup.sh dev
+
+.venv/bin/ruff check --quiet . || fail "\`.venv/bin/ruff check .\` finds the faults above."
+.venv/bin/ruff format --check --quiet . || fail "run \`.venv/bin/ruff format .\` on the files above."
+
+# The tests choose backends themselves; whatever the user's shell sets is not theirs.
+unset TF_USE_LEGACY_KERAS
+export KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3
+exec .venv/bin/python -m pytest "$@"
