@@ -13,7 +13,7 @@ def get_config():
     return config.to_config_dict(
         config.PretrainingExperiment(
             model=config.ModelConfig(
-                vocab_size=8000,
+                vocab_size=6000,
                 hidden_size=128,
                 num_hidden_layers=4,
                 num_attention_heads=4,
@@ -25,16 +25,16 @@ def get_config():
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             ),
-            data=config.DataConfig(max_seq_length=64),
+            data=config.DataConfig(max_seq_length=128),
             training=config.TrainingConfig(
-                batch_size=64,
-                learning_rate=1.5e-3,
-                num_train_steps=2000,
-                warmup_steps=200,
+                batch_size=32,
+                learning_rate=2e-3,
+                num_train_steps=700,
+                warmup_steps=70,
                 steps_per_loop=50,
-                eval_interval=500,
+                eval_interval=350,
                 num_eval_steps=20,
-                checkpoint_interval=500,
+                checkpoint_interval=350,
             ),
         )
     )
