@@ -22,7 +22,8 @@ def dynamic_convolution(kernels, values, chunk=CHUNK):
     Args:
         kernels: [B, T, N, K], K odd; already normalised.
         values: [B, T, N, D].
-        chunk: C, tokens a band covers; has no influence on the result.
+        chunk: C, tokens a band covers (at least K-1 are taken, so that a window ends in the chunk
+            after its own); has no influence on the result.
 
     Returns:
         [B, T, N, D].
@@ -30,6 +31,7 @@ def dynamic_convolution(kernels, values, chunk=CHUNK):
     num_tokens = ops.shape(values)[1]
     num_heads, kernel_size = kernels.shape[2:]
     size = values.shape[3]
+    chunk = max(chunk, kernel_size - 1)
     num_chunks = (num_tokens + chunk - 1) // chunk
     kernels = _pad_tokens(kernels, 0, num_chunks, chunk)
     values = _pad_tokens(values, (kernel_size - 1) // 2, num_chunks + 1, chunk)

@@ -248,14 +248,14 @@ def run(experiment, allow_config_change=False):
         raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
     description = presets.describe(task.init_from)
     strategy = training.set_up(options)
-    training.save_config(experiment, options.model_dir, allow_config_change)
+    same_config = training.save_config(experiment, options.model_dir, allow_config_change)
     vocab_file = presets.vocab_file(task.init_from)
     tokenizer = WordPieceTokenizer(vocab_file, description["lower_case"])
     work_dir = os.path.join(options.model_dir, "records")
     data = make_data(task, tokenizer, work_dir)
 
     train_file = os.path.join(work_dir, "train.tfrecord")
-    if not os.path.exists(train_file):
+    if not (same_config and os.path.exists(train_file)):
         say(f"{data.write_training_records(train_file):,} training records in {train_file}")
     steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))

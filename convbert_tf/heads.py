@@ -15,7 +15,11 @@ QA_HIDDEN_SIZE = 512
 
 
 class _Head(keras.Model):
-    """A head on `self.encoder`: what the two models below share."""
+    """A head on `self.encoder`: what the two models below share.
+
+    Heads compute in float32 whatever the precision policy, as they are small; so they are float32
+    models around an encoder of the policy's type.
+    """
 
     @classmethod
     def from_preset(cls, directory, **options):
@@ -39,7 +43,6 @@ class _Head(keras.Model):
         return cls(**(config | {"encoder": encoder}))
 
     def _dense(self, input_size, units, name, act=None):
-        # Heads compute in float32 whatever the precision policy: they are small.
         layer = Dense(units, activation=act, dtype="float32", name=name)
         layer.build((None, input_size))
         return layer
@@ -63,7 +66,7 @@ class TextClassifier(_Head):
     """
 
     def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.encoder, self.num_classes = encoder, num_classes
         self.labels = list(labels) if labels else None
         self.dropout = keras.layers.Dropout(dropout, dtype="float32")
@@ -117,7 +120,7 @@ class QuestionAnswerer(_Head):
     """
 
     def __init__(self, encoder, answerable=False, beam_size=20, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.encoder, self.answerable, self.beam_size = encoder, answerable, beam_size
         hidden_size = encoder.config.hidden_size
         self.start = self._dense(hidden_size, 1, "start")

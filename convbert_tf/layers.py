@@ -223,6 +223,16 @@ class SpanDynamicConvolution(keras.layers.Layer):
         )
 
 
+def _spec(layer, hidden_states, num_heads, return_attention_scores):
+    """What an attention layer returns, symbolically: for functional models."""
+    shape = hidden_states.shape
+    outputs = keras.KerasTensor(layer.compute_output_shape(shape), dtype=layer.compute_dtype)
+    if not return_attention_scores:
+        return outputs
+    scores_shape = (shape[0], num_heads, shape[1], shape[1])
+    return outputs, keras.KerasTensor(scores_shape, dtype=layer.compute_dtype)
+
+
 def _merge_heads(x):
     """[B, T, N, D] -> [B, T, N*D]."""
     return ops.reshape(x, (*ops.shape(x)[:2], x.shape[2] * x.shape[3]))
@@ -342,6 +352,11 @@ class MixedAttention(keras.layers.Layer):
     def compute_output_shape(self, hidden_states_shape, *_, **__):
         width = hidden_states_shape[-1] // self.num_attention_heads * self.num_heads
         return (*hidden_states_shape[:-1], width * (2 if self.conv_type == "sdconv" else 1))
+
+    def compute_output_spec(
+        self, hidden_states, mask=None, training=None, return_attention_scores=False
+    ):
+        return _spec(self, hidden_states, self.num_heads, return_attention_scores)
 
     def get_config(self):
         return super().get_config() | _fields(
@@ -488,7 +503,7 @@ class ConvBertBlock(keras.layers.Layer):
 
     def call(self, hidden_states, mask=None, training=None, return_attention_scores=False):
         attended, probabilities = self.attention(
-            hidden_states, mask, training=training, return_attention_scores=True
+            hidden_states, mask=mask, training=training, return_attention_scores=True
         )
         attended = self.dropout(self.attention_output(attended), training=training)
         middle = self.attention_norm(hidden_states + attended)
@@ -498,6 +513,11 @@ class ConvBertBlock(keras.layers.Layer):
 
     def compute_output_shape(self, hidden_states_shape, *_, **__):
         return hidden_states_shape
+
+    def compute_output_spec(
+        self, hidden_states, mask=None, training=None, return_attention_scores=False
+    ):
+        return _spec(self, hidden_states, self.attention.num_heads, return_attention_scores)
 
     def get_config(self):
         attention, feed_forward = self.attention.get_config(), self.feed_forward.get_config()

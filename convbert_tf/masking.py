@@ -122,7 +122,7 @@ def sample(logits, uniforms, block=128):
     weights = ops.pad(weights, [[0, 0], [0, 0], [0, -vocab_size % block]])
     blocks = ops.reshape(weights, (batch, slots, -1, block))
     sums = ops.sum(blocks, axis=-1)  # [B, M, V/block]
-    # Against the sum of the weights, not 1: rounding must not leave a gap at the end.
+    # Against the sum of the weights, not 1: they are not normalised.
     chosen, rest = _find(sums, uniforms * ops.sum(sums, axis=-1))
     within = ops.take_along_axis(blocks, chosen[:, :, None, None], axis=2)[:, :, 0]
     token = chosen * block + _find(within, rest)[0]
@@ -135,7 +135,9 @@ def _find(weights, target):
     Also returns how far into that index's weight the target lies.
     """
     sums = ops.cumsum(weights, axis=-1)
-    index = ops.sum(ops.cast(sums <= target[:, :, None], "int32"), axis=-1)
-    index = ops.minimum(index, weights.shape[-1] - 1)
+    # Rounding may put the target past the last sum. Entries that complete the sum are not counted,
+    # so the index then is that of the last weight above zero.
+    passed = ops.logical_and(sums <= target[:, :, None], sums < sums[:, :, -1:])
+    index = ops.sum(ops.cast(passed, "int32"), axis=-1)
     at = ops.take_along_axis(sums - weights, index[:, :, None], axis=-1)[:, :, 0]
     return index, target - at

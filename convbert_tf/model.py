@@ -153,7 +153,7 @@ class ConvBertEncoder(keras.Model):
         hidden_states, scores = [], []
         for block in self.blocks:
             hidden, probabilities = block(
-                hidden, mask, training=training, return_attention_scores=True
+                hidden, mask=mask, training=training, return_attention_scores=True
             )
             hidden_states.append(hidden)
             scores.append(probabilities)

@@ -12,6 +12,8 @@ import hashlib
 import importlib
 import os
 import shutil
+import tempfile
+import textwrap
 
 import h5py
 
@@ -27,6 +29,7 @@ MODULES = {
     "QuestionAnswerer": "heads",
 }
 CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "vocab.txt"
+README_FILE = "README.md"
 
 
 def save(model, directory, vocab_file=None, lower_case=True):
@@ -39,33 +42,35 @@ def save(model, directory, vocab_file=None, lower_case=True):
         lower_case: whether texts are lower-cased before they are tokenised.
     """
     os.makedirs(directory, exist_ok=True)
-    partial = os.path.join(directory, f"partial-{os.getpid()}.weights.h5")
-    try:
-        model.save_weights(partial)
-        digest = _sha256(partial)
-        os.replace(partial, os.path.join(directory, WEIGHTS_FILE))
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    # Everything that may fail comes first, in a folder beside; then the files move.
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial:
+        names = _write_files(model, partial, vocab_file, lower_case)
+        for name in names:
+            os.replace(os.path.join(partial, name), os.path.join(directory, name))
+
+
+def _write_files(model, directory, vocab_file, lower_case):
+    """Writes the files of a preset; their names, config.json last: without it is no preset."""
+    names, kind = [WEIGHTS_FILE, README_FILE, CONFIG_FILE], type(model).__name__
+    weights, readme, config = (os.path.join(directory, name) for name in names)
+    model.save_weights(weights)
+    with open(readme, "w", encoding="utf-8") as file:
+        file.write(
+            f"A {kind} of convbert_tf with {model.count_params():,} parameters; load it with "
+            f"`convbert_tf.{kind}.from_preset(directory)`.\n"
+        )
     if vocab_file:
-        _copy(vocab_file, os.path.join(directory, VOCAB_FILE))
-    kind = type(model).__name__
-    _write_text(
-        os.path.join(directory, "README.md"),
-        f"A {kind} of convbert_tf with {model.count_params():,} parameters; load it with "
-        f"`convbert_tf.{kind}.from_preset(directory)`.\n",
-    )
-    # Last, as a directory without it is no preset.
-    write_json(
-        os.path.join(directory, CONFIG_FILE),
-        {
-            "format": FORMAT,
-            "class": kind,
-            "config": model.get_config(),
-            "lower_case": lower_case,
-            "weights_sha256": digest,
-        },
-    )
+        shutil.copyfile(vocab_file, os.path.join(directory, VOCAB_FILE))
+        names.insert(0, VOCAB_FILE)
+    description = {
+        "format": FORMAT,
+        "class": kind,
+        "config": model.get_config(),
+        "lower_case": lower_case,
+        "weights_sha256": _sha256(weights),
+    }
+    write_json(config, description)
+    return names
 
 
 def load(directory):
@@ -88,7 +93,11 @@ def load(directory):
     if kind not in MODULES:
         raise UserError(f"{directory} holds a {kind}, which this version does not know.")
     cls = getattr(importlib.import_module(f"convbert_tf.{MODULES[kind]}"), kind)
-    model = cls.from_config(description["config"])
+    try:
+        model = cls.from_config(description["config"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = _one_line(error)
+        raise UserError(f"{directory}/{CONFIG_FILE} describes no {kind}: {reason}") from error
     _load_weights(model, weights_file)
     return model
 
@@ -102,7 +111,8 @@ def load_encoder(directory):
 def describe(directory):
     """The content of a preset's config.json, checked."""
     description = read_json(os.path.join(directory, CONFIG_FILE), "a convbert_tf preset")
-    if "class" not in description or "weights_sha256" not in description:
+    fields = {"class", "config", "format", "weights_sha256"}
+    if not isinstance(description, dict) or not fields <= description.keys():
         raise UserError(
             f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
             "an original or Hugging Face checkpoint."
@@ -132,7 +142,7 @@ def _load_weights(model, path):
     try:
         model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} does not fit its config.json: {error}") from error
+        raise UserError(f"{path} does not fit its config.json: {_one_line(error)}") from error
     arrays = []
     with h5py.File(path) as file:
         file.visititems(
@@ -148,24 +158,13 @@ def _load_weights(model, path):
         )
 
 
+def _one_line(error):
+    return textwrap.shorten(str(error), 300, placeholder=" ...")
+
+
 def _sha256(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _copy(source, target):
-    if os.path.exists(target) and os.path.samefile(source, target):
-        return
-    partial = f"{target}.partial-{os.getpid()}"
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
-
-
-def _write_text(path, text):
-    partial = f"{path}.partial-{os.getpid()}"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)

@@ -10,6 +10,7 @@ import os
 import tensorflow as tf
 
 from convbert_tf import presets
+from convbert_tf.config import check_length
 from convbert_tf.console import UserError
 from convbert_tf.heads import TextClassifier
 from convbert_tf.tokenization import WordPieceTokenizer
@@ -26,23 +27,25 @@ def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
         **options: of QuestionAnswererServer.
 
     Raises:
-        UserError: the preset has no head to serve.
+        UserError: the preset has no head to serve, `output_dir` is there already, or
+            `max_seq_length` does not fit the model.
     """
+    if os.path.exists(output_dir):
+        raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
     description = presets.describe(preset_dir)
-    model = presets.load(preset_dir)
-    tokenizer = WordPieceTokenizer(presets.vocab_file(preset_dir), description["lower_case"])
-    max_seq_length = max_seq_length or model.encoder.config.max_position_embeddings
-    if isinstance(model, TextClassifier):
-        server = ClassifierServer(model, tokenizer, max_seq_length, pair)
-    elif description["class"] == "QuestionAnswerer":
-        server = QuestionAnswererServer(model, tokenizer, max_seq_length, **options)
-    else:
+    if description["class"] not in ("TextClassifier", "QuestionAnswerer"):
         raise UserError(
             f"{preset_dir} holds a {description['class']}; only a fine-tuned classifier or "
             "question answerer can be served."
         )
-    if os.path.exists(output_dir):
-        raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
+    model = presets.load(preset_dir)
+    tokenizer = WordPieceTokenizer(presets.vocab_file(preset_dir), description["lower_case"])
+    max_seq_length = max_seq_length or model.encoder.config.max_position_embeddings
+    check_length(max_seq_length, model.encoder.config)
+    if isinstance(model, TextClassifier):
+        server = ClassifierServer(model, tokenizer, max_seq_length, pair)
+    else:
+        server = QuestionAnswererServer(model, tokenizer, max_seq_length, **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
     with open(os.path.join(partial, "signature.json"), "w", encoding="utf-8") as file:
@@ -169,6 +172,11 @@ class QuestionAnswererServer(tf.Module):
         null_threshold=None,
     ):
         super().__init__()
+        if max_seq_length < max_query_length + 4 or doc_stride < 1:
+            raise UserError(
+                f"max_seq_length {max_seq_length} must exceed max_query_length {max_query_length} "
+                f"by at least 4, and doc_stride {doc_stride} be at least 1."
+            )
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
         self.max_answer_length, self.null_threshold = max_answer_length, null_threshold

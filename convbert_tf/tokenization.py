@@ -12,9 +12,9 @@ SavedModel needs no vocabulary file:
 2. `FastWordpieceTokenize` splits at blanks, punctuation and CJK ideographs and matches the longest
    pieces of the vocabulary.
 
-One deviation is left: NFD also sorts neighbouring marks that are *not* dropped (Hangul tone marks,
-musical stems: about a dozen characters of category Mc). Their order matters only to a vocabulary
-that holds them; elsewhere the whole word is [UNK] either way.
+One deviation is left: NFD also sorts neighbouring marks that are *not* dropped (25 characters of
+category Mc: rare viramas, Hangul tone marks, musical stems). Their order matters only to a
+vocabulary that holds them, which BERT's does not; elsewhere the word is [UNK] either way.
 """
 
 import collections
@@ -51,7 +51,7 @@ def load_vocab(path):
 
     A file whose every line ends in CRLF is read like one in LF, and empty lines at its end are
     ignored. Raises UserError for what could shift an id: the file is not UTF-8, mixes line ends,
-    has an empty line, white space around a piece or a piece twice, or lacks a special token.
+    has an empty line, white space in a piece or a piece twice, or lacks a special token.
     """
     try:
         with open(path, "rb") as file:
@@ -91,8 +91,8 @@ def _check_pieces(path, vocab):
     for number, piece in enumerate(vocab, 1):
         if not piece:
             fault = "empty; delete the line or restore its piece."
-        elif piece != piece.strip(" \t\r\n") or "\n" in piece:
-            fault = f"white space around {piece!r}; remove it."
+        elif not set(piece).isdisjoint(" \t\r\n"):
+            fault = f"white space in {piece!r}, which no word holds; remove it."
         elif len(piece.encode("utf-8")) > _MAX_PIECE_BYTES:
             fault = f"a piece of more than {_MAX_PIECE_BYTES} bytes; remove it."
         elif line_of.setdefault(piece, number) != number:
@@ -318,8 +318,11 @@ class WordPieceTokenizer(tf.Module):
         op = functools.partial(tf_text.FastWordpieceTokenizer, vocab, token_out_type=tf.int32)
         # The reference counts a word's characters, TF Text its bytes. The first op is right but
         # for words over 200 bytes, and those of them not over 200 characters go to the second.
-        self._wordpiece = op(max_bytes_per_word=MAX_WORD_CHARS)
-        self._long_wordpiece = op(max_bytes_per_word=4 * MAX_WORD_CHARS)
+        try:
+            self._wordpiece = op(max_bytes_per_word=MAX_WORD_CHARS)
+            self._long_wordpiece = op(max_bytes_per_word=4 * MAX_WORD_CHARS)
+        except RuntimeError as error:  # no piece but special tokens
+            raise UserError(f"{vocab_file}: {error}") from error
 
     def tokenize(self, strings):
         """Ids of `strings` [B] (UTF-8; other bytes are ignored): a RaggedTensor [B, None] int32."""

@@ -76,21 +76,30 @@ def set_up(training):
 def save_config(experiment, model_dir, allow_change=False):
     """Saves the experiment in `model_dir`; a run that is there must have had the same.
 
+    A run that ended before its first checkpoint, say for a missing file, holds nothing to go on
+    from, so another configuration may take its place.
+
+    Returns:
+        Whether the same configuration was there, so that files made by it are still good.
+
     Raises:
-        UserError: another configuration is there and `allow_change` is not set.
+        UserError: a run with another configuration is there and `allow_change` is not set.
     """
     path = os.path.join(model_dir, CONFIG_FILE)
+    changed = ["no config"]
     if os.path.exists(path):
         saved = configs.from_config_dict(
             type(experiment), configs.read_json(path, "a run's config")
         )
         changed = configs.differences(saved, experiment)
-        if changed and not allow_change:
+        has_checkpoint = os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint"))
+        if changed and has_checkpoint and not allow_change:
             raise UserError(
                 f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose "
                 "another model_dir, or resume with the change by --allow_config_change."
             )
     configs.save(experiment, path)
+    return not changed
 
 
 class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):

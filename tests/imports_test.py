@@ -185,9 +185,9 @@ def test_nothing_imports_tools_and_only_tests_import_tests():
             assert not met, f"{folder}/{name}.py imports {met}"
 
 
-def run_python(code, **environment):
+def run_python(code, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -197,24 +197,18 @@ def run_python(code, **environment):
 
 
 @pytest.mark.slow
-def test_the_model_runs_and_learns_on_jax_where_there_is_no_tensorflow():
-    result = run_python("from tests import imports_test as t; t.on_jax()", KERAS_BACKEND="jax")
+def test_the_model_runs_and_learns_on_jax_where_there_is_no_tensorflow(tmp_path):
+    write_outputs(tmp_path)
+    code = "import sys; from tests import imports_test as t; t.on_jax(sys.argv[1])"
+    result = run_python(code, str(tmp_path), KERAS_BACKEND="jax")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "jax, without TensorFlow"
 
 
-def on_jax():
-    """Losses of a pre-training step and an encoder's gradient; in a process of its own."""
-    for name in TENSORFLOW:
-        sys.modules[name] = None  # importing it raises ImportError
-    import jax
-    import keras
-    import numpy as np
-
+def tiny_config():
     import convbert_tf
 
-    keras.utils.set_random_seed(0)
-    config = convbert_tf.ModelConfig(
+    return convbert_tf.ModelConfig(
         vocab_size=50,
         hidden_size=16,
         num_hidden_layers=2,
@@ -226,34 +220,100 @@ def on_jax():
         max_position_embeddings=12,
         generator_hidden_size=0.5,
     )
-    model = convbert_tf.ConvBertPretrainer(config)
+
+
+def make_features():
+    import numpy as np
+
     ids = np.random.default_rng(0).integers(5, 50, (3, 10)).astype("int32")
-    features = {
+    return {
         "input_ids": ids,
         "input_mask": (np.arange(10) < [[10], [7], [4]]).astype("int32"),
-        "segment_ids": np.zeros_like(ids),
+        "segment_ids": (np.arange(10) >= [[6], [3], [10]]).astype("int32"),
     }
-    check_losses(model, features)
-    check_gradient(model.discriminator, features, jax)
-    assert not any(name.split(".")[0] in TENSORFLOW for name in list(sys.modules) if loaded(name))
+
+
+def flat_outputs(encoder):
+    import numpy as np
+
+    outputs = encoder(make_features())
+    states = {f"hidden_{i}": state for i, state in enumerate(outputs.pop("hidden_states"))}
+    return {name: np.array(value) for name, value in (outputs | states).items()}
+
+
+def write_outputs(directory):
+    """A preset of an encoder with no weight zero or one, and what it gives on TensorFlow."""
+    import keras
+    import numpy as np
+
+    import convbert_tf
+
+    assert keras.backend.backend() == "tensorflow"
+    encoder = convbert_tf.ConvBertEncoder(tiny_config())
+    random = np.random.default_rng(3)
+    for variable in encoder.weights:
+        variable.assign(variable + 0.2 * random.normal(size=variable.shape))
+    encoder.save_to_preset(directory / "preset")
+    np.savez(directory / "outputs.npz", **flat_outputs(encoder))
+
+
+def check_same_outputs(directory):
+    import numpy as np
+
+    import convbert_tf
+    from tests import goldens
+
+    encoder = convbert_tf.ConvBertEncoder.from_preset(os.path.join(directory, "preset"))
+    outputs = flat_outputs(encoder)
+    with np.load(os.path.join(directory, "outputs.npz")) as file:
+        assert outputs.keys() == set(file.files) and len(outputs) == 5
+        for name, value in outputs.items():
+            assert goldens.error(value, file[name]) < 1e-5, name
+
+
+class NoTensorFlow:
+    """A finder for sys.meta_path by which TensorFlow is not installed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in TENSORFLOW:
+            raise ModuleNotFoundError(f"the test forbids {name}", name=name)
+
+
+def on_jax(directory):
+    """Outputs, losses of a pre-training step, an encoder's gradient; in a process of its own."""
+    sys.meta_path.insert(0, NoTensorFlow)
+    import jax
+    import keras
+
+    import convbert_tf
+
+    with pytest.raises(ModuleNotFoundError, match="the test forbids tensorflow"):
+        import tensorflow  # noqa: F401
+
+    check_same_outputs(directory)
+    keras.utils.set_random_seed(0)
+    model = convbert_tf.ConvBertPretrainer(tiny_config())
+    check_losses(model, make_features(), jax)
+    check_gradient(model.discriminator, make_features(), jax)
+    assert not first_parts(sys.modules) & TENSORFLOW
     print(f"{keras.backend.backend()}, without TensorFlow")
 
 
-def loaded(name):
-    return sys.modules[name] is not None
-
-
-def check_losses(model, features):
+def check_losses(model, features, jax):
     """An untrained model guesses: the losses are near those of chance."""
     import numpy as np
 
     from convbert_tf import masking
 
     uniforms = np.random.default_rng(1).random((3, 2, 10)).astype("float32")
-    masked = masking.mask_inputs(
-        features, uniforms, masking.SpecialTokens(2, 3, 4), model.pretraining
-    )
-    outputs = model.losses(features, masked)
+    special_tokens = masking.SpecialTokens(2, 3, 4)
+
+    def losses(features, uniforms):
+        masked = masking.mask_inputs(features, uniforms, special_tokens, model.pretraining)
+        return model.losses(features, masked)
+
+    outputs = jax.jit(losses)(features, uniforms)
     assert float(outputs["mlm_weight"]) > 0 and float(outputs["disc_weight"]) == 21
     chance = np.log(50) + model.pretraining.disc_weight * np.log(2)
     np.testing.assert_allclose(float(model.total_loss(outputs)), chance, rtol=0.2)
@@ -272,8 +332,8 @@ def check_gradient(encoder, features, jax):
         outputs, _ = encoder.stateless_call(values, fixed, features)
         return (outputs["sequence_output"] * projection).mean()
 
-    loss_of = jax.jit(loss)
-    gradients = jax.grad(loss_of)(values)
+    loss_of, gradient_of = jax.jit(loss), jax.jit(jax.grad(loss))
+    gradients = gradient_of(values)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     direction = [random.normal(size=value.shape).astype("float32") for value in values]
     step = 1e-3

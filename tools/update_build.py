@@ -101,7 +101,7 @@ def dependencies(root, path):
     tree = ast.parse((root / path).read_text(encoding="utf-8"), str(path))
     if target(path) == PACKAGE:
         return sorted(f":{module}" for module in public_modules(tree))
-    labels = {_label(root, name) for name in imported_names(tree)}
+    labels = {_label(root, name) for name in imported_names(tree, path)}
     return sorted(labels - {None}, key=_ours_first)
 
 
@@ -119,14 +119,16 @@ def public_modules(tree):
     return {*tables["_PUBLIC"].values(), *tables["_MODULES"]}
 
 
-def imported_names(tree):
+def imported_names(tree, path):
     """Dotted names of all imports; `from a import b` gives a.b, a module or something in one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             if node.level:
-                raise console.UserError(f"line {node.lineno}: write imports from the root.")
+                raise console.UserError(
+                    f"{path}:{node.lineno}: a relative import; write it from {PACKAGE}."
+                )
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 

@@ -1,0 +1,388 @@
+"""The tokenizer against BERT's rules written out in plain Python, and against the original's ids."""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+import tensorflow as tf
+
+from convbert_tf import tokenization
+from convbert_tf.console import UserError
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+GOLDEN, BERT_VOCAB = SHARED / "golden" / "tokenization.jsonl", SHARED / "data" / "vocab.txt"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+needs_shared = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden folder is absent")
+
+
+# ---- The reference's rules, independent of the library ----
+
+
+def is_punctuation(char):
+    ascii_symbol = char in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    return ascii_symbol or unicodedata.category(char).startswith("P")
+
+
+def is_ideograph(char):
+    blocks = "3400 4DBF 4E00 9FFF F900 FAFF 20000 2A6DF 2A700 2B73F 2B740 2B81F 2B820 2CEAF"
+    bounds = [int(bound, 16) for bound in (blocks + " 2F800 2FA1F").split()]
+    return any(a <= ord(char) <= b for a, b in zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def clean(text):
+    kept = ""
+    for char in text:
+        if char in "\t\n\r" or unicodedata.category(char) == "Zs":
+            kept += " "
+        elif char != "\ufffd" and not unicodedata.category(char).startswith("C"):
+            kept += f" {char} " if is_ideograph(char) else char
+    return kept
+
+
+def basic_words(text, lower_case=True):
+    spaced = []
+    for token in clean(text).split():
+        if lower_case:
+            token = unicodedata.normalize("NFD", token.lower())
+            token = "".join(c for c in token if unicodedata.category(c) != "Mn")
+        spaced.append("".join(f" {c} " if is_punctuation(c) else c for c in token))
+    return " ".join(spaced).split()
+
+
+def word_pieces(word, vocab):
+    if len(word) > 200:
+        return ["[UNK]"]
+    pieces, start = [], 0
+    while start < len(word):
+        prefix = "##" if start else ""
+        ends = range(len(word), start, -1)
+        end = next((end for end in ends if prefix + word[start:end] in vocab), None)
+        if end is None:
+            return ["[UNK]"]
+        pieces.append(prefix + word[start:end])
+        start = end
+    return pieces
+
+
+def reference_ids(text, ids_of, lower_case=True):
+    words = basic_words(text, lower_case)
+    return [ids_of[piece] for word in words for piece in word_pieces(word, ids_of)]
+
+
+# ---- Fixtures ----
+
+CHARACTERS = [
+    char for char in map(chr, range(0x110000)) if unicodedata.category(char)[0] not in "CZ"
+]
+
+
+def write_vocab(path, pieces):
+    path.write_text("".join(f"{piece}\n" for piece in SPECIAL + pieces), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def every_character(request, tmp_path_factory):
+    """A tokenizer whose pieces are single characters, all of them: no fault hides in an [UNK]."""
+    chars = set(CHARACTERS)
+    if request.param:
+        chars = {c for char in CHARACTERS for c in unicodedata.normalize("NFD", char.lower())}
+    pieces = [piece for char in sorted(chars) for piece in (char, "##" + char)]
+    path = write_vocab(tmp_path_factory.mktemp("vocab") / "all.txt", pieces)
+    return tokenization.WordPieceTokenizer(path, lower_case=request.param)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    pieces = (
+        "the cafe run ##ning ##s don t a ##a b ##b ' ’ . , ! - ½ σ ##σ ##ς 日 本 ᄒ ##ᅡ ##ᆫ ก ##ก"
+    )
+    path = write_vocab(tmp_path_factory.mktemp("vocab") / "vocab.txt", pieces.split())
+    return tokenization.WordPieceTokenizer(path)
+
+
+def assert_agrees(tokenizer, texts):
+    ids_of = {piece: index for index, piece in enumerate(tokenizer.vocab)}
+    found = tokenizer.tokenize(texts).to_list()
+    for text, ids in zip(texts, found, strict=True):
+        expected = reference_ids(text, ids_of, tokenizer.lower_case)
+        assert ids == expected, ascii(text)
+    return found
+
+
+def random_texts(count, seed):
+    pools = [
+        CHARACTERS,
+        [char for char in CHARACTERS if unicodedata.category(char)[0] == "M"],
+        [char for char in CHARACTERS if unicodedata.category(char)[0] == "P"],
+        [char for char in map(chr, range(0x110000)) if unicodedata.category(char) == "Cf"],
+        [chr(code) for code in range(0x250)],  # with all control characters
+        [chr(code) for code in range(0xAC00, 0xD7A4)],
+        [chr(code) for code in range(0x590, 0x700)],
+        list("ΣΣΣσςαA'.:\u0301\u0345 \u200b\u00adİıßẞǅﬁ½日\x01\ufffd\x00"),
+        list(" \t\n\r\x0b\x85\u2028\u2029\u00a0\u3000.,!abcABC"),
+    ]
+    rng = random.Random(seed)
+    for _ in range(count):
+        chosen = rng.sample(pools, rng.randint(1, 4))
+        length = rng.choice([0, 1, 3, 8, 20, 60])
+        yield "".join(rng.choice(rng.choice(chosen)) for _ in range(length))
+
+
+# ---- Ids ----
+
+
+@needs_shared
+def test_golden_ids_of_the_original():
+    lines = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
+    tokenizer = tokenization.WordPieceTokenizer(BERT_VOCAB)
+    assert tokenizer.vocab_size == 30522 and tokenizer.mask_id == 103
+    found = tokenizer.tokenize([line["text"] for line in lines]).to_list()
+    assert len(lines) == 753
+    for line, ids in zip(lines, found, strict=True):
+        assert ids == line["ids"], line["text"]
+
+
+def test_random_unicode(every_character):
+    assert_agrees(every_character, list(random_texts(6000, seed=1)))
+
+
+@pytest.mark.slow
+def test_each_character_of_unicode(every_character):
+    codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    assert_agrees(every_character, [f"a{chr(code)}b {chr(code)}" for code in codes])
+
+
+def test_final_sigma(every_character):
+    rng = random.Random(2)
+    alphabet = "ΣΣΣΑα'.\u0301 \u200b!日1\u00ad\u0345ʰⅠ\x01"
+    texts = ["".join(rng.choices(alphabet, k=rng.randint(1, 12))) for _ in range(4000)]
+    assert_agrees(every_character, texts)
+
+
+def test_words_around_200_characters(every_character):
+    rng = random.Random(3)
+    texts = [
+        rng.choice("aéก한𐐀") * rng.randint(60, 260)
+        + rng.choice(["", " ", ".", "日"])
+        + rng.choice("abก𐐀") * rng.randint(60, 260)
+        + " end"
+        for _ in range(300)
+    ]
+    found = assert_agrees(every_character, texts + ["a" * 200, "a" * 201, "ก" * 200, "ก" * 201])
+    assert [len(ids) for ids in found[-4:]] == [200, 1, 200, 1]
+
+
+def test_bytes_that_are_not_utf8_are_ignored(every_character):
+    rng = random.Random(4)
+    parts = [bytes([code]) for code in range(256)] + ["é Σ😀中한".encode()] * 99
+    texts = [b"".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(3000)]
+    texts = [text[rng.randint(0, 3) : len(text) - rng.randint(0, 3)] for text in texts]
+    readable = [text.decode("utf-8", "ignore") for text in texts]
+    assert every_character.tokenize(texts).to_list() == assert_agrees(every_character, readable)
+    _, _, ends = every_character.tokenize_with_offsets(texts)
+    assert all(end <= len(text) for text, row in zip(texts, ends.to_list()) for end in row)
+
+
+def test_in_tf_data_and_with_empty_batches(small):
+    texts = ["The cafés running!", "", "ΣΣ 日本", "ก" * 100, "xyz"]
+    expected = assert_agrees(small, texts)
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(2).map(small.tokenize)
+    assert [ids for batch in dataset for ids in batch.to_list()] == expected
+    assert small.tokenize([]).to_list() == []
+    ids, starts, ends = small.tokenize_with_offsets([])
+    assert ids.dtype == tf.int32 and starts.dtype == ends.dtype == tf.int64
+
+
+# ---- Offsets ----
+
+
+def test_offsets_of_known_texts(small):
+    def spans(text):
+        ids, starts, ends = (t.to_list()[0] for t in small.tokenize_with_offsets([text]))
+        raw = text.encode("utf-8")
+        cut = [raw[a:b].decode("utf-8") for a, b in zip(starts, ends, strict=True)]
+        return list(zip([small.vocab[i] for i in ids], cut, strict=True))
+
+    assert spans("\x01 The\x02  RUNnings. ") == [
+        ("the", "The"),
+        ("run", "RUN"),
+        ("##ning", "ning"),
+        ("##s", "s"),
+        (".", "."),
+    ]
+    assert spans("\u200bca\u200bfe\u0301\u200b, Cafés") == [
+        ("cafe", "ca\u200bfe\u0301"),
+        (",", ","),
+        ("cafe", "Café"),
+        ("##s", "s"),
+    ]
+    assert spans("日本don’t½") == [(c, c) for c in ["日", "本", "don", "’", "t"]][:4] + [
+        ("[UNK]", "t½")
+    ]
+    assert spans("한 ΣΣ") == [
+        ("ᄒ", "한"),
+        ("##ᅡ", "한"),
+        ("##ᆫ", "한"),
+        ("σ", "Σ"),
+        ("##ς", "Σ"),
+    ]
+    assert spans("a " + "ก" * 201 + " b") == [("a", "a"), ("[UNK]", "ก" * 201), ("b", "b")]
+
+
+def assert_offsets_hold(tokenizer, texts):
+    """Spans hold the text of their pieces, whole characters, and all that is not dropped."""
+    ids, starts, ends = tokenizer.tokenize_with_offsets(texts)
+    assert ids.to_list() == tokenizer.tokenize(texts).to_list()
+    for text, *row in zip(texts, ids.to_list(), starts.to_list(), ends.to_list(), strict=True):
+        raw, covered = text.encode("utf-8"), set()
+        for piece, start, end in zip(*row, strict=True):
+            covered.update(range(start, end))
+            span = raw[start:end].decode("utf-8")
+            assert clean(span[0]).strip() and clean(span[-1]).strip(), ascii(text)
+            piece = tokenizer.vocab[piece].removeprefix("##").replace("ς", "σ")
+            shown = "".join(basic_words(span, tokenizer.lower_case)).replace("ς", "σ")
+            several = any(len(unicodedata.normalize("NFD", c.lower())) > 1 for c in span)
+            assert piece in (shown, "[UNK]") or (several and piece in shown), ascii(text)
+        position = 0
+        for char in text:
+            place = range(position, position := position + len(char.encode("utf-8")))
+            if basic_words(char, tokenizer.lower_case):
+                assert covered.issuperset(place), ascii(text)
+
+
+def test_offsets_of_random_unicode(every_character):
+    assert_offsets_hold(every_character, list(random_texts(1500, seed=5)))
+
+
+@needs_shared
+def test_offsets_of_real_text():
+    lines = GOLDEN.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    assert_offsets_hold(tokenization.WordPieceTokenizer(BERT_VOCAB), texts)
+
+
+# ---- Back to text, and into a SavedModel ----
+
+
+def test_detokenize(small):
+    ids = small.tokenize(["The cafés, running", "", "x"])
+    assert [t.decode() for t in small.detokenize(ids).numpy()] == [
+        "the cafes , running",
+        "",
+        "[UNK]",
+    ]
+    dense = [[small.cls_id, small.vocab.index("run"), small.vocab.index("##s"), small.sep_id, 0]]
+    assert small.detokenize(dense).numpy().tolist() == [b"runs"]
+    assert small.detokenize(tf.constant(dense, tf.int64)).numpy().tolist() == [b"runs"]
+
+
+class Served(tf.Module):
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def serve(self, texts):
+        ids, starts, ends = self.tokenizer.tokenize_with_offsets(texts)
+        return [ids, starts, ends, self.tokenizer.detokenize(ids)]
+
+
+def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
+    tf.saved_model.save(Served(small), tmp_path / "saved")
+    os.rename(tmp_path / "saved", tmp_path / "moved")
+    program = """
+import json, sys
+import tensorflow as tf, tensorflow_text
+results = tf.saved_model.load(sys.argv[1]).serve(tf.constant(json.loads(sys.argv[2])))
+assert not any(name.startswith("convbert_tf") for name in sys.modules)
+print(json.dumps([r.to_list() for r in results[:3]] + [[t.decode() for t in results[3].numpy()]]))
+"""
+    texts = ["The cafés, running", "ΣΣ 한", "ก" * 100 + " a"]
+    command = [sys.executable, "-c", program, str(tmp_path / "moved"), json.dumps(texts)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *tensors, text = Served(small).serve(tf.constant(texts))
+    expected = [t.to_list() for t in tensors] + [[t.decode() for t in text.numpy()]]
+    assert json.loads(done.stdout) == expected
+
+
+# ---- Vocabularies ----
+
+
+def test_save_and_load_vocab(tmp_path):
+    path, vocab = tmp_path / "vocab.txt", [*SPECIAL, "é", "##\u2028", "日"]
+    tokenization.save_vocab(path, vocab)
+    assert tokenization.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert tokenization.load_vocab(path) == vocab
+    with pytest.raises(UserError, match="line 9: 'a' stands on line 8"):
+        tokenization.save_vocab(path, [*vocab[:7], "a", "a"])
+    assert tokenization.load_vocab(path) == vocab
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"\[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\] not on any of its 0 lines"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[MASK]\na\n", r"\[SEP\] not on any of its 5 lines"),
+        (b"[PAD]\n[UNK]\na\nb\na\n", "line 5: 'a' stands on line 3"),
+        (b"[PAD]\n\n[UNK]\n", "line 2: empty"),
+        (b"[PAD]\n[UNK] \n", "line 2: white space"),
+        (b"[PAD]\n[UNK]\nan \xe9\n", "line 3: not UTF-8"),
+        (b"[PAD]\n[UNK]\r\n[CLS]\n", "line 2: ends in CRLF"),
+        (b"[PAD]\r\n[UNK]\r\n[CLS]\n", "line 3: ends in LF"),
+        (b"[PAD]\n" + b"x" * 257 + b"\n", "line 2: a piece of more than 256 bytes"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "No valid vocab"),
+    ],
+)
+def test_damaged_vocabularies_are_refused(tmp_path, content, message):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        tokenization.WordPieceTokenizer(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_vocabulary(tmp_path):
+    with pytest.raises(UserError, match="cannot read the vocabulary .*absent.txt"):
+        tokenization.load_vocab(tmp_path / "absent.txt")
+
+
+@pytest.fixture(scope="module")
+def training_texts():
+    rng = random.Random(6)
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u", "É", "an")]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(3000)]
+    weights = [1 / rank for rank in range(1, 3001)]
+    return [" ".join(rng.choices(words, weights, k=20)).title() + "!" for _ in range(1500)]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_train_vocab(training_texts, tmp_path, lower_case):
+    vocab = tokenization.train_vocab(iter(training_texts), 600, lower_case)
+    assert vocab[:5] == SPECIAL and len(set(vocab)) == len(vocab) == 600
+    assert "##!" not in vocab and any(piece.startswith("##") for piece in vocab)
+    assert vocab == tokenization.train_vocab(training_texts[::-1], 600, lower_case)
+    has_capitals = any(piece != piece.lower() for piece in vocab[5:])
+    assert has_capitals != lower_case
+    tokenization.save_vocab(tmp_path / "vocab.txt", vocab)
+    tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt", lower_case)
+    found = assert_agrees(tokenizer, training_texts)
+    assert not any(tokenizer.unk_id in ids for ids in found)
+    # Trained pieces are worth it: the texts take far fewer of them than characters.
+    assert sum(map(len, found)) < 0.5 * sum(len(t) - t.count(" ") for t in training_texts)
+
+
+def test_train_vocab_limits(training_texts):
+    few = tokenization.train_vocab(["some few words, some more"], 1000)
+    assert 5 < len(few) < 1000 and "some" in few
+    with pytest.raises(UserError, match="a vocabulary of 20 is too small"):
+        tokenization.train_vocab(training_texts, 20)
+    with pytest.raises(UserError, match="no words"):
+        tokenization.train_vocab(["", " \x01"], 100)
