@@ -19,6 +19,12 @@ def _require(condition, message):
         raise UserError(message)
 
 
+def _require_not_negative(config, names):
+    for name in names.split():
+        value = getattr(config, name)
+        _require(value >= 0, f"{name} must not be negative, got {value}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Architecture of an encoder and of its generator; names as in the original.
@@ -99,6 +105,9 @@ class ModelConfig:
             f"conv_type must be 'sdconv' or 'noconv', got {self.conv_type!r}.",
         )
         _require(self.head_ratio >= 1, f"head_ratio must be at least 1, got {self.head_ratio}.")
+        for name in ("generator_hidden_size", "generator_layers"):
+            value = getattr(self, name)
+            _require(0 < value <= 1, f"{name} is a fraction above 0, at most 1; got {value}.")
 
     def _check_sizes(self):
         for field in dataclasses.fields(self):
@@ -168,6 +177,9 @@ class DataConfig:
     max_seq_length: int = 128
     shards_per_round: int = 16  # shards shuffled together
 
+    def __post_init__(self):
+        _require(self.shards_per_round >= 1, "shards_per_round must be at least 1.")
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
@@ -188,6 +200,14 @@ class TaskConfig:
     n_best_size: int = 20
     beam_size: int = 20
     answerable_weight: float = 0.5
+
+    def __post_init__(self):
+        names = "max_query_length doc_stride max_answer_length n_best_size beam_size"
+        for name in ["num_train_epochs", *names.split()]:
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be above 0, got {value}.")
+        dropout = self.classifier_dropout
+        _require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +251,13 @@ class TrainingConfig:
             value = getattr(self, name)
             _require(value >= 1, f"{name} must be at least 1, got {value}.")
         _require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}.")
+        _require_not_negative(
+            self,
+            "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
+            "num_devices eval_interval num_eval_steps seed",
+        )
+        _require(self.warmup_proportion <= 1, "warmup_proportion must be at most 1.")
+        _require(self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1.")
 
 
 def finetuning_defaults(**overrides):
@@ -320,11 +347,15 @@ def save(experiment, path):
 def write_json(path, value):
     """Writes `value` to `path` as JSON, whole or not at all."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     partial = f"{path}.partial-{os.getpid()}"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
 
 
 def read_json(path, what):

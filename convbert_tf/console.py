@@ -62,11 +62,19 @@ def run(main):
 
 
 def _fail(argv, error, status):
-    message = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    message = " ".join(_text(error).split())
     print(f"{os.path.basename(argv[0])}: error: {message}", file=sys.stderr, flush=True)
     # Not sys.exit: absl and TensorFlow threads must not hold up, or add to, the one line.
     sys.stdout.flush()
     os._exit(status)
+
+
+def _text(error):
+    """The error's message: a KeyError's own text is its message quoted, also inside others."""
+    inner = error.args[0] if error.args else ""
+    if isinstance(error, KeyError) or isinstance(inner, KeyError):
+        return _text(inner) if isinstance(inner, Exception) else str(inner)
+    return str(error)
 
 
 def say(message):

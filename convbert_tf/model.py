@@ -66,7 +66,8 @@ class Embeddings(keras.layers.Layer):
         # As a product: there are two rows, and the gradient needs no scatter.
         types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=words.dtype)
         types = ops.matmul(types, self.token_type_embeddings)
-        positions = cut(self.position_embeddings, 0, 0, ops.shape(input_ids)[1])
+        table = ops.convert_to_tensor(self.position_embeddings)
+        positions = cut(table, 0, 0, ops.shape(input_ids)[1])
         return self.dropout(self.norm(words + types + positions), training=training)
 
     def compute_output_shape(self, input_ids_shape, *_, **__):

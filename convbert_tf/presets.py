@@ -114,8 +114,8 @@ def describe(directory):
     fields = {"class", "config", "format", "weights_sha256"}
     if not isinstance(description, dict) or not fields <= description.keys():
         raise UserError(
-            f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
-            "an original or Hugging Face checkpoint."
+            f"{directory} is no preset of convbert_tf; convbert_tf.conversion makes one from an "
+            "original or Hugging Face checkpoint."
         )
     if description["format"] > FORMAT:
         raise UserError(
