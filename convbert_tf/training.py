@@ -173,8 +173,30 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
     def _train_step(self, batch):
         inputs, weights = self.task.prepare(batch)
         gradients, counts = self._loss_and_gradients(inputs, self._over_replicas(weights))
+        if self.optimizer is self._norm_source:
+            self.optimizer.apply(gradients, self.task.model.trainable_variables)
+            norm = self._norm_source.gradient_norm
+        else:
+            norm = self._apply_scaled(gradients)
+        self._count(counts | {"norm": norm})
+
+    def _apply_scaled(self, gradients):
+        """Applies gradients of a scaled loss (float16); returns the norm, 0 if the step is skipped.
+
+        They are summed over the replicas first, so that all skip the same steps; AdamW sums them
+        once more, hence the division.
+        """
+        replicas = self.strategy.num_replicas_in_sync
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = optimization.global_norm(gradients) / self.optimizer.dynamic_scale
+        # The norm of very large scaled gradients is beyond float32 before they are.
+        norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+        gradients = [gradient / replicas for gradient in gradients]
         self.optimizer.apply(gradients, self.task.model.trainable_variables)
-        self._count(counts | {"norm": self._norm_source.gradient_norm})
+        return norm
 
     def _over_replicas(self, weights):
         if self.strategy.num_replicas_in_sync == 1:

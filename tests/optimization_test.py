@@ -102,7 +102,10 @@ def test_rows_of_a_sparse_gradient_are_merged():
     dense = np.zeros_like(table)
     np.add.at(dense, index, rows)
     norms, results = [], []
-    for gradient in (tf.IndexedSlices(tf.constant(rows), index, (6, 2)), tf.constant(dense)):
+    for gradient in (
+        tf.IndexedSlices(tf.constant(rows), tf.constant(index), (6, 2)),
+        tf.constant(dense),
+    ):
         variables = [keras.Variable(table), keras.Variable(bias)]
         optimizer = AdamW(0.1, clip_norm=0.5)
         optimizer.apply([gradient, tf.ones(2)], variables)
@@ -114,6 +117,7 @@ def test_rows_of_a_sparse_gradient_are_merged():
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_learns():
     keras.utils.set_random_seed(0)
     model = TextClassifier(ConvBertEncoder(tiny()), 2)

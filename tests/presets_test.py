@@ -68,7 +68,8 @@ def test_there_and_back(tmp_path, kind):
         np.testing.assert_array_equal(value, expected)
     files = ["README.md", "config.json", "model.weights.h5", "vocab.txt"]
     assert sorted(os.listdir(tmp_path / "preset")) == files
-    assert open(presets.vocab_file(tmp_path / "preset")).read() == "[PAD]\n"
+    assert presets.vocab_file(tmp_path / "preset") == str(tmp_path / "preset" / "vocab.txt")
+    assert (tmp_path / "preset" / "vocab.txt").read_text() == "[PAD]\n"
     assert presets.describe(tmp_path / "preset")["lower_case"] is False
     assert type(model).__name__ in (tmp_path / "preset" / "README.md").read_text()
 

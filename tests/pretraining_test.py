@@ -120,7 +120,7 @@ def test_the_correct_token_can_be_disallowed(disallow):
     used = masked.masked_lm_weights > 0
     hits = 0
     extremes = [np.zeros((16, 4), "float32"), np.full((16, 4), np.nextafter(np.float32(1), 0))]
-    for u in [uniforms(16, seed=seed) for seed in range(12)] + extremes:
+    for u in [uniforms(16, seed=seed) for seed in range(5)] + extremes:
         sampled = model.losses(features, masked, u)["sampled_ids"].numpy()
         hits += (sampled == masked.masked_lm_ids)[used].sum()
     assert hits == 0 if disallow else hits > 0
@@ -203,12 +203,15 @@ def test_the_task_does_the_same_step(objective):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_a_compiled_step_in_each_precision(policy):
+def test_a_step_compiled_and_in_mixed_precision(policy):
     keras.utils.set_random_seed(2)
     model, (features, masked) = ConvBertPretrainer(tiny(), dtype=policy), batch()
-    step = tf.function(
-        lambda f, m, u: model.total_loss(model.losses(f, m, u)), jit_compile=policy == "float32"
-    )
+
+    def step(features, masked, uniforms):
+        return model.total_loss(model.losses(features, masked, uniforms))
+
+    if policy == "float32":
+        step = tf.function(step, jit_compile=True)
     exact = pretrainer()
     expected = exact.total_loss(exact.losses(features, masked))
     loss = step(features, masked, uniforms())

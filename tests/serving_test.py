@@ -43,15 +43,29 @@ for directory, inputs in json.load(sys.stdin):
     serve = tf.saved_model.load(directory).signatures["serving_default"]
     outputs = serve(**{k: tf.constant(v, tf.string) for k, v in inputs.items()})
     plain = {k: v.numpy().tolist() for k, v in outputs.items()}
-    results.append({k: [x.decode() if isinstance(x, bytes) else x for x in v] for k, v in plain.items()})
-assert not any("convbert" in name for name in sys.modules)
+    for values in plain.values():
+        values[:] = [x.decode() if isinstance(x, bytes) else x for x in values]
+    results.append(plain)
+assert "convbert_tf" not in sys.modules
 json.dump(results, sys.stdout)
 """
 
 
 def long_context(seed):
     rng = random.Random(seed)
-    words = ["Zoë", "東京", "🙂", "naïve", "was", "in", "the", "cat", "1984", "don't", "e\u0301t\u00e9"]
+    words = [
+        "Zoë",
+        "東京",
+        "🙂",
+        "naïve",
+        "was",
+        "in",
+        "the",
+        "cat",
+        "1984",
+        "don't",
+        "e\u0301t\u00e9",
+    ]
     return " ".join(rng.choice(words) + rng.choice(["", "", ".", ","]) for _ in range(60))
 
 
@@ -238,7 +252,7 @@ def test_impossible_exports_are_refused(folder, tmp_path):
         serving.export(str(folder / "encoder"), str(tmp_path / "new"))
     with pytest.raises(UserError, match="is there already"):
         serving.export(str(folder / "single"), str(tmp_path))
-    with pytest.raises(UserError, match="max_seq_length 65 .* positions? ?.*64|max_seq_length 65"):
+    with pytest.raises(UserError, match="max_seq_length 65 must be"):
         serving.export(str(folder / "single"), str(tmp_path / "new"), max_seq_length=65)
     with pytest.raises(UserError, match="must exceed max_query_length 64"):
         serving.export(str(folder / "answers"), str(tmp_path / "new"), max_seq_length=40)

@@ -1,4 +1,4 @@
-"""The tokenizer against BERT's rules written out in plain Python, and against the original's ids."""
+"""The tokenizer against BERT's rules in plain Python, and against the original's ids."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from convbert_tf import tokenization
 from convbert_tf.console import UserError
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
-GOLDEN, BERT_VOCAB = SHARED / "golden" / "tokenization.jsonl", SHARED / "data" / "vocab.txt"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-needs_shared = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden folder is absent")
+EVERYTHING = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+CHARACTERS = [char for char in EVERYTHING if unicodedata.category(char)[0] not in "CZ"]
 
 
 # ---- The reference's rules, independent of the library ----
@@ -44,7 +44,7 @@ def clean(text):
     return kept
 
 
-def basic_words(text, lower_case=True):
+def basic_words(text, lower_case):
     spaced = []
     for token in clean(text).split():
         if lower_case:
@@ -69,61 +69,53 @@ def word_pieces(word, vocab):
     return pieces
 
 
-def reference_ids(text, ids_of, lower_case=True):
-    words = basic_words(text, lower_case)
-    return [ids_of[piece] for word in words for piece in word_pieces(word, ids_of)]
-
-
-# ---- Fixtures ----
-
-CHARACTERS = [
-    char for char in map(chr, range(0x110000)) if unicodedata.category(char)[0] not in "CZ"
-]
-
-
-def write_vocab(path, pieces):
-    path.write_text("".join(f"{piece}\n" for piece in SPECIAL + pieces), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
-def every_character(request, tmp_path_factory):
-    """A tokenizer whose pieces are single characters, all of them: no fault hides in an [UNK]."""
-    chars = set(CHARACTERS)
-    if request.param:
-        chars = {c for char in CHARACTERS for c in unicodedata.normalize("NFD", char.lower())}
-    pieces = [piece for char in sorted(chars) for piece in (char, "##" + char)]
-    path = write_vocab(tmp_path_factory.mktemp("vocab") / "all.txt", pieces)
-    return tokenization.WordPieceTokenizer(path, lower_case=request.param)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    pieces = (
-        "the cafe run ##ning ##s don t a ##a b ##b ' ’ . , ! - ½ σ ##σ ##ς 日 本 ᄒ ##ᅡ ##ᆫ ก ##ก"
-    )
-    path = write_vocab(tmp_path_factory.mktemp("vocab") / "vocab.txt", pieces.split())
-    return tokenization.WordPieceTokenizer(path)
-
-
 def assert_agrees(tokenizer, texts):
     ids_of = {piece: index for index, piece in enumerate(tokenizer.vocab)}
     found = tokenizer.tokenize(texts).to_list()
     for text, ids in zip(texts, found, strict=True):
-        expected = reference_ids(text, ids_of, tokenizer.lower_case)
+        words = basic_words(text, tokenizer.lower_case)
+        expected = [ids_of[piece] for word in words for piece in word_pieces(word, ids_of)]
         assert ids == expected, ascii(text)
     return found
 
 
+# ---- Tokenizers and texts ----
+
+
+def make_tokenizer(folder, pieces, lower_case=True):
+    path = folder / "vocab.txt"
+    path.write_text("".join(f"{piece}\n" for piece in [*SPECIAL, *pieces]), encoding="utf-8")
+    return tokenization.WordPieceTokenizer(path, lower_case)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def every_character(request, tmp_path_factory):
+    """A tokenizer whose pieces are single characters: no fault hides in an [UNK].
+
+    All characters but most of the Hangul and CJK blocks, for speed.
+    """
+    sample = {c for i, c in enumerate(CHARACTERS) if i % 9 == 0} | set("ก日中한")
+    chars = {c for c in CHARACTERS if unicodedata.category(c) != "Lo"} | sample
+    if request.param:
+        chars = {c for char in chars for c in unicodedata.normalize("NFD", char.lower())}
+    pieces = [piece for char in sorted(chars) for piece in (char, "##" + char)]
+    return make_tokenizer(tmp_path_factory.mktemp("vocab"), pieces, request.param)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    pieces = "the cafe run ##ning ##s don t a ##a b ##b ’ . , ! σ ##σ ##ς 日 本 ᄒ ##ᅡ ##ᆫ ก ##ก"
+    return make_tokenizer(tmp_path_factory.mktemp("vocab"), pieces.split())
+
+
 def random_texts(count, seed):
+    kinds = (("Mn", "Mc", "Me"), ("Pd", "Po", "Ps", "Pe"), ("Cf", "Zs"))
     pools = [
         CHARACTERS,
-        [char for char in CHARACTERS if unicodedata.category(char)[0] == "M"],
-        [char for char in CHARACTERS if unicodedata.category(char)[0] == "P"],
-        [char for char in map(chr, range(0x110000)) if unicodedata.category(char) == "Cf"],
-        [chr(code) for code in range(0x250)],  # with all control characters
-        [chr(code) for code in range(0xAC00, 0xD7A4)],
-        [chr(code) for code in range(0x590, 0x700)],
+        *([char for char in EVERYTHING if unicodedata.category(char) in kind] for kind in kinds),
+        EVERYTHING[:0x250],  # with all control characters
+        EVERYTHING[0xAC00:0xD7A4],  # Hangul
+        EVERYTHING[0x590:0x700],  # from right to left
         list("ΣΣΣσςαA'.:\u0301\u0345 \u200b\u00adİıßẞǅﬁ½日\x01\ufffd\x00"),
         list(" \t\n\r\x0b\x85\u2028\u2029\u00a0\u3000.,!abcABC"),
     ]
@@ -131,31 +123,23 @@ def random_texts(count, seed):
     for _ in range(count):
         chosen = rng.sample(pools, rng.randint(1, 4))
         length = rng.choice([0, 1, 3, 8, 20, 60])
-        yield "".join(rng.choice(rng.choice(chosen)) for _ in range(length))
+        text = "".join(rng.choice(rng.choice(chosen)) for _ in range(length))
+        # The documented deviation: several marks that NFD keeps, but may sort.
+        if sum(unicodedata.combining(c) > 0 and unicodedata.category(c) == "Mc" for c in text) < 2:
+            yield text
 
 
 # ---- Ids ----
 
 
-@needs_shared
-def test_golden_ids_of_the_original():
-    lines = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
-    tokenizer = tokenization.WordPieceTokenizer(BERT_VOCAB)
-    assert tokenizer.vocab_size == 30522 and tokenizer.mask_id == 103
-    found = tokenizer.tokenize([line["text"] for line in lines]).to_list()
-    assert len(lines) == 753
-    for line, ids in zip(lines, found, strict=True):
-        assert ids == line["ids"], line["text"]
-
-
 def test_random_unicode(every_character):
-    assert_agrees(every_character, list(random_texts(6000, seed=1)))
+    assert_agrees(every_character, list(random_texts(5000, seed=1)))
 
 
 @pytest.mark.slow
 def test_each_character_of_unicode(every_character):
-    codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    assert_agrees(every_character, [f"a{chr(code)}b {chr(code)}" for code in codes])
+    chars = CHARACTERS + [char for char in EVERYTHING[::15] if char not in CHARACTERS[:128]]
+    assert_agrees(every_character, [f"a{char}b {char}" for char in chars])
 
 
 def test_final_sigma(every_character):
@@ -172,21 +156,22 @@ def test_words_around_200_characters(every_character):
         + rng.choice(["", " ", ".", "日"])
         + rng.choice("abก𐐀") * rng.randint(60, 260)
         + " end"
-        for _ in range(300)
+        for _ in range(200)
     ]
-    found = assert_agrees(every_character, texts + ["a" * 200, "a" * 201, "ก" * 200, "ก" * 201])
+    found = assert_agrees(every_character, [*texts, "a" * 200, "a" * 201, "ก" * 200, "ก" * 201])
     assert [len(ids) for ids in found[-4:]] == [200, 1, 200, 1]
 
 
 def test_bytes_that_are_not_utf8_are_ignored(every_character):
     rng = random.Random(4)
     parts = [bytes([code]) for code in range(256)] + ["é Σ😀中한".encode()] * 99
-    texts = [b"".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(3000)]
+    texts = [b"".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(2000)]
     texts = [text[rng.randint(0, 3) : len(text) - rng.randint(0, 3)] for text in texts]
     readable = [text.decode("utf-8", "ignore") for text in texts]
-    assert every_character.tokenize(texts).to_list() == assert_agrees(every_character, readable)
-    _, _, ends = every_character.tokenize_with_offsets(texts)
-    assert all(end <= len(text) for text, row in zip(texts, ends.to_list()) for end in row)
+    ids, _, ends = every_character.tokenize_with_offsets(texts)
+    assert ids.to_list() == assert_agrees(every_character, readable)
+    for text, row in zip(texts, ends.to_list(), strict=True):
+        assert all(end <= len(text) for end in row)
 
 
 def test_in_tf_data_and_with_empty_batches(small):
@@ -194,45 +179,12 @@ def test_in_tf_data_and_with_empty_batches(small):
     expected = assert_agrees(small, texts)
     dataset = tf.data.Dataset.from_tensor_slices(texts).batch(2).map(small.tokenize)
     assert [ids for batch in dataset for ids in batch.to_list()] == expected
-    assert small.tokenize([]).to_list() == []
     ids, starts, ends = small.tokenize_with_offsets([])
-    assert ids.dtype == tf.int32 and starts.dtype == ends.dtype == tf.int64
+    assert ids.to_list() == starts.to_list() == ends.to_list() == []
+    assert (ids.dtype, starts.dtype, ends.dtype) == (tf.int32, tf.int64, tf.int64)
 
 
 # ---- Offsets ----
-
-
-def test_offsets_of_known_texts(small):
-    def spans(text):
-        ids, starts, ends = (t.to_list()[0] for t in small.tokenize_with_offsets([text]))
-        raw = text.encode("utf-8")
-        cut = [raw[a:b].decode("utf-8") for a, b in zip(starts, ends, strict=True)]
-        return list(zip([small.vocab[i] for i in ids], cut, strict=True))
-
-    assert spans("\x01 The\x02  RUNnings. ") == [
-        ("the", "The"),
-        ("run", "RUN"),
-        ("##ning", "ning"),
-        ("##s", "s"),
-        (".", "."),
-    ]
-    assert spans("\u200bca\u200bfe\u0301\u200b, Cafés") == [
-        ("cafe", "ca\u200bfe\u0301"),
-        (",", ","),
-        ("cafe", "Café"),
-        ("##s", "s"),
-    ]
-    assert spans("日本don’t½") == [(c, c) for c in ["日", "本", "don", "’", "t"]][:4] + [
-        ("[UNK]", "t½")
-    ]
-    assert spans("한 ΣΣ") == [
-        ("ᄒ", "한"),
-        ("##ᅡ", "한"),
-        ("##ᆫ", "한"),
-        ("σ", "Σ"),
-        ("##ς", "Σ"),
-    ]
-    assert spans("a " + "ก" * 201 + " b") == [("a", "a"), ("[UNK]", "ก" * 201), ("b", "b")]
 
 
 def assert_offsets_hold(tokenizer, texts):
@@ -260,23 +212,42 @@ def test_offsets_of_random_unicode(every_character):
     assert_offsets_hold(every_character, list(random_texts(1500, seed=5)))
 
 
-@needs_shared
-def test_offsets_of_real_text():
-    lines = GOLDEN.read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
-    assert_offsets_hold(tokenization.WordPieceTokenizer(BERT_VOCAB), texts)
+def test_golden_ids_and_offsets_of_real_text():
+    if not SHARED.exists():
+        pytest.skip("the folder of goldens is absent")
+    tokenizer = tokenization.WordPieceTokenizer(SHARED / "data" / "vocab.txt")
+    assert tokenizer.vocab_size == 30522 and tokenizer.mask_id == 103
+    golden = (SHARED / "golden" / "tokenization.jsonl").read_bytes().splitlines()
+    golden = [json.loads(line) for line in golden]
+    found = tokenizer.tokenize([line["text"] for line in golden]).to_list()
+    assert len(golden) == 753
+    for line, ids in zip(golden, found, strict=True):
+        assert ids == line["ids"], line["text"]
+    assert_offsets_hold(tokenizer, [line["text"] for line in golden[::5] + golden[-40:]])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x01 The\x02  RUNnings. ", ["the=The", "run=RUN", "##ning=ning", "##s=s", ".=."]),
+        ("ca\u200bfe\u0301\u200b, Cafés", ["cafe=ca\u200bfe\u0301", ",=,", "cafe=Café", "##s=s"]),
+        ("日本don’t½", ["日=日", "本=本", "don=don", "’=’", "[UNK]=t½"]),
+        ("한 ΣΣ", ["ᄒ=한", "##ᅡ=한", "##ᆫ=한", "σ=Σ", "##ς=Σ"]),
+        ("a " + "ก" * 201 + " b", ["a=a", "[UNK]=" + "ก" * 201, "b=b"]),
+    ],
+)
+def test_offsets_of_known_texts(small, text, expected):
+    raw, rows = text.encode("utf-8"), small.tokenize_with_offsets([text])
+    spans = zip(*(row.to_list()[0] for row in rows), strict=True)
+    assert [f"{small.vocab[i]}={raw[start:end].decode()}" for i, start, end in spans] == expected
 
 
 # ---- Back to text, and into a SavedModel ----
 
 
 def test_detokenize(small):
-    ids = small.tokenize(["The cafés, running", "", "x"])
-    assert [t.decode() for t in small.detokenize(ids).numpy()] == [
-        "the cafes , running",
-        "",
-        "[UNK]",
-    ]
+    text = small.detokenize(small.tokenize(["The cafés, running", "", "x"]))
+    assert text.numpy().tolist() == [b"the cafes , running", b"", b"[UNK]"]
     dense = [[small.cls_id, small.vocab.index("run"), small.vocab.index("##s"), small.sep_id, 0]]
     assert small.detokenize(dense).numpy().tolist() == [b"runs"]
     assert small.detokenize(tf.constant(dense, tf.int64)).numpy().tolist() == [b"runs"]
@@ -293,23 +264,25 @@ class Served(tf.Module):
         return [ids, starts, ends, self.tokenizer.detokenize(ids)]
 
 
-def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
-    tf.saved_model.save(Served(small), tmp_path / "saved")
-    os.rename(tmp_path / "saved", tmp_path / "moved")
-    program = """
+PROGRAM = """
 import json, sys
 import tensorflow as tf, tensorflow_text
 results = tf.saved_model.load(sys.argv[1]).serve(tf.constant(json.loads(sys.argv[2])))
 assert not any(name.startswith("convbert_tf") for name in sys.modules)
 print(json.dumps([r.to_list() for r in results[:3]] + [[t.decode() for t in results[3].numpy()]]))
 """
-    texts = ["The cafés, running", "ΣΣ 한", "ก" * 100 + " a"]
-    command = [sys.executable, "-c", program, str(tmp_path / "moved"), json.dumps(texts)]
+
+
+def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
+    served, texts = Served(small), ["The cafés, running", "ΣΣ 한", "ก" * 100 + " a"]
+    tf.saved_model.save(served, tmp_path / "saved")
+    os.rename(tmp_path / "saved", tmp_path / "moved")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "moved"), json.dumps(texts)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    *tensors, text = Served(small).serve(tf.constant(texts))
-    expected = [t.to_list() for t in tensors] + [[t.decode() for t in text.numpy()]]
-    assert json.loads(done.stdout) == expected
+    *tensors, text = json.loads(done.stdout)
+    assert tensors == [tensor.to_list() for tensor in small.tokenize_with_offsets(texts)]
+    assert text == ["the cafes , running", "σς \u1112\u1161\u11ab", "ก" * 100 + " a"]
 
 
 # ---- Vocabularies ----
@@ -321,8 +294,8 @@ def test_save_and_load_vocab(tmp_path):
     assert tokenization.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
     assert tokenization.load_vocab(path) == vocab
-    with pytest.raises(UserError, match="line 9: 'a' stands on line 8"):
-        tokenization.save_vocab(path, [*vocab[:7], "a", "a"])
+    with pytest.raises(UserError, match="line 9: '日' stands on line 8"):
+        tokenization.save_vocab(path, [*vocab, "日"])
     assert tokenization.load_vocab(path) == vocab
 
 
@@ -339,19 +312,16 @@ def test_save_and_load_vocab(tmp_path):
         (b"[PAD]\r\n[UNK]\r\n[CLS]\n", "line 3: ends in LF"),
         (b"[PAD]\n" + b"x" * 257 + b"\n", "line 2: a piece of more than 256 bytes"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "No valid vocab"),
+        (None, "cannot read the vocabulary"),
     ],
 )
 def test_damaged_vocabularies_are_refused(tmp_path, content, message):
     path = tmp_path / "vocab.txt"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
         tokenization.WordPieceTokenizer(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_missing_vocabulary(tmp_path):
-    with pytest.raises(UserError, match="cannot read the vocabulary .*absent.txt"):
-        tokenization.load_vocab(tmp_path / "absent.txt")
 
 
 @pytest.fixture(scope="module")
@@ -369,8 +339,7 @@ def test_train_vocab(training_texts, tmp_path, lower_case):
     assert vocab[:5] == SPECIAL and len(set(vocab)) == len(vocab) == 600
     assert "##!" not in vocab and any(piece.startswith("##") for piece in vocab)
     assert vocab == tokenization.train_vocab(training_texts[::-1], 600, lower_case)
-    has_capitals = any(piece != piece.lower() for piece in vocab[5:])
-    assert has_capitals != lower_case
+    assert all(piece == piece.lower() for piece in vocab[5:]) == lower_case
     tokenization.save_vocab(tmp_path / "vocab.txt", vocab)
     tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt", lower_case)
     found = assert_agrees(tokenizer, training_texts)

@@ -43,7 +43,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("pretrain", [PRETRAIN, "--no_such_flag=1"], 2, ["no_such_flag"]),
         ("pretrain", [PRETRAIN, "--config.model.hidden_size=10"], 1, ["num_attention_heads"]),
         ("pretrain", [PRETRAIN], 1, ["--config.data.train_dir"]),
-        ("pretrain", ["--config=configs/missing.py"], 2, ["missing.py"]),
+        ("pretrain", ["--config=configs/missing.py"], 1, ["missing.py"]),
         ("pretrain", [], 2, ["--config"]),
         ("pretrain", [PRETRAIN, "stray"], 1, ["'stray'"]),
         ("finetune", [FINETUNE, "--config.task.data_dri=x"], 2, ["data_dir"]),
