@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf import corpus, input_pipeline, records
+from convbert_tf import corpus, input_pipeline, records, text_files
 from convbert_tf.console import UserError
 
 WORDS = [f"w{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]
@@ -66,17 +66,17 @@ def test_plain_documents_and_their_sizes(tmp_path):
     path = tmp_path / "a.txt"
     content = "\ufeff\n \r\none é\r\ntwo\n\n\t\nthree\n".encode()
     path.write_bytes(content)
-    found = list(corpus.documents(str(path)))
+    found = list(text_files.documents(str(path)))
     assert [text for text, _ in found] == ["one é\r\ntwo", "three"]
     assert sum(size for _, size in found) == len(content) - 3  # the byte order mark
 
 
 def test_sizes_add_up_and_a_long_document_is_ended_at_a_line(folder):
-    found = list(corpus.documents(str(folder / "text.txt")))
+    found = list(text_files.documents(str(folder / "text.txt")))
     assert [text.split("\n") for text, _ in found] == DOCUMENTS
     assert sum(size for _, size in found) == len(TEXT)
     (folder / "long.txt").write_text("one\ntwo\nthree\nfour\n")
-    assert list(corpus.documents(str(folder / "long.txt"), max_bytes=8)) == [
+    assert list(text_files.documents(str(folder / "long.txt"), max_bytes=8)) == [
         ("one\ntwo", 8),
         ("three\nfour", 11),
     ]
@@ -85,7 +85,7 @@ def test_sizes_add_up_and_a_long_document_is_ended_at_a_line(folder):
 def test_json_documents(tmp_path):
     lines = [json.dumps({"text": "one\n\ntwo", "id": 1}), "", json.dumps({"text": "a\ud800b"})]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    texts = [text for text, _ in corpus.documents(str(tmp_path / "a.jsonl"))]
+    texts = [text for text, _ in text_files.documents(str(tmp_path / "a.jsonl"))]
     assert texts == ["one\ntwo", "a?b"]
 
 
@@ -96,7 +96,7 @@ def test_find_files(tmp_path):
         path.touch()
     names = lambda *given: [  # noqa: E731
         path.removeprefix(f"{tmp_path}/")
-        for path in corpus.find_files([str(tmp_path / each) for each in given])
+        for path in text_files.find_files([str(tmp_path / each) for each in given])
     ]
     assert names("") == ["a.jsonl.gz", "b/c/y.txt.xz", "b/x.txt"]
     assert names("raw", "b/*.txt", "b/x.txt") == ["b/x.txt", "raw"]
@@ -108,7 +108,7 @@ def test_find_files(tmp_path):
 def test_sample_takes_from_every_file(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(f"{name * 9}\n\n" * (2 if name == "a" else 100))
-    texts = list(corpus.sample_texts(corpus.find_files(str(tmp_path)), 110))
+    texts = list(text_files.sample_texts(text_files.find_files(str(tmp_path)), 110))
     assert collections.Counter(text[0] for text in texts) == {"a": 2, "b": 4, "c": 4}
 
 

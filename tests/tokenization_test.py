@@ -172,6 +172,8 @@ def test_bytes_that_are_not_utf8_are_ignored(every_character):
     assert ids.to_list() == assert_agrees(every_character, readable)
     for text, row in zip(texts, ends.to_list(), strict=True):
         assert all(end <= len(text) for end in row)
+    alone = every_character.tokenize(["AΣ".encode() + b"\xff"]).to_list()
+    assert alone == assert_agrees(every_character, ["AΣ"])
 
 
 def test_in_tf_data_and_with_empty_batches(small):
@@ -233,6 +235,7 @@ def test_golden_ids_and_offsets_of_real_text():
         ("ca\u200bfe\u0301\u200b, Cafés", ["cafe=ca\u200bfe\u0301", ",=,", "cafe=Café", "##s=s"]),
         ("日本don’t½", ["日=日", "本=本", "don=don", "’=’", "[UNK]=t½"]),
         ("한 ΣΣ", ["ᄒ=한", "##ᅡ=한", "##ᆫ=한", "σ=Σ", "##ς=Σ"]),
+        ("a " + "ก" * 100, ["a=a", "ก=ก"] + 99 * ["##ก=ก"]),
         ("a " + "ก" * 201 + " b", ["a=a", "[UNK]=" + "ก" * 201, "b=b"]),
     ],
 )

@@ -21,9 +21,11 @@ flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1
 
 
 def main(_):
-    from convbert_tf import corpus, tokenization  # TensorFlow: not for --help and bad flags
+    from convbert_tf import text_files, tokenization  # TensorFlow: not for --help and bad flags
 
-    texts = corpus.sample_texts(corpus.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000)
+    texts = text_files.sample_texts(
+        text_files.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000
+    )
     vocab = tokenization.train_vocab(texts, FLAGS.vocab_size, FLAGS.lower_case)
     tokenization.save_vocab(FLAGS.output_file, vocab)
     console.say(f"{FLAGS.output_file}: {len(vocab):,} pieces.")
