@@ -109,7 +109,7 @@ def small(tmp_path_factory):
 
 
 def random_texts(count, seed):
-    kinds = (("Mn", "Mc", "Me"), ("Pd", "Po", "Ps", "Pe"), ("Cf", "Zs"))
+    kinds = (("Mn", "Mc", "Me"), ("Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"), ("Cf", "Zs"))
     pools = [
         CHARACTERS,
         *([char for char in EVERYTHING if unicodedata.category(char) in kind] for kind in kinds),
