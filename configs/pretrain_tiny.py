@@ -28,13 +28,13 @@ def get_config():
             data=config.DataConfig(max_seq_length=128),
             training=config.TrainingConfig(
                 batch_size=32,
-                learning_rate=2e-3,
-                num_train_steps=700,
-                warmup_steps=70,
+                learning_rate=1e-3,
+                num_train_steps=550,
+                warmup_steps=100,
                 steps_per_loop=50,
-                eval_interval=350,
+                eval_interval=275,
                 num_eval_steps=20,
-                checkpoint_interval=350,
+                checkpoint_interval=275,
             ),
         )
     )

@@ -1,12 +1,12 @@
 """Fine-tuning as tools/quickstart.sh does it: short, for a tiny model on two CPU cores.
 
-configs/quickstart.py:cola or :squad_v1. About 12,000 sentences and 16,000 questions; half an epoch
-to one epoch of them.
+configs/quickstart.py:cola or :squad_v1. About 12,000 sentences and 16,000 questions; part of
+an epoch to one epoch of them.
 """
 
 from convbert_tf import config
 
-EPOCHS = {"cola": 1.0, "squad_v1": 0.5}
+EPOCHS = {"cola": 1.0, "squad_v1": 0.4}
 
 
 def get_config(task="cola"):
@@ -15,6 +15,6 @@ def get_config(task="cola"):
             task=config.TaskConfig(
                 name=task, max_seq_length=128, doc_stride=64, num_train_epochs=EPOCHS[task]
             ),
-            training=config.finetuning_defaults(learning_rate=1e-3, layerwise_lr_decay=0.9),
+            training=config.finetuning_defaults(learning_rate=5e-4, layerwise_lr_decay=0.9),
         )
     )
