@@ -92,6 +92,7 @@ def load(directory):
     kind = description["class"]
     if kind not in MODULES:
         raise UserError(f"{directory} holds a {kind}, which this version does not know.")
+    importlib.import_module("convbert_tf.model")  # the encoder inside a head's config
     cls = getattr(importlib.import_module(f"convbert_tf.{MODULES[kind]}"), kind)
     try:
         model = cls.from_config(description["config"])
