@@ -182,7 +182,7 @@ PREDICATES = _words(
     "can contains controls defaults defines denotes describes determines gives has indicates is "
     "must represents sets should specifies will"
 )  # first words of descriptions that lack only their subject
-MOST_WORDS = 200  # of a context
+MOST_WORDS = 80  # of a context
 MOST_ARGUMENTS = 8  # of a context
 SAME_ANSWER = 5  # times that the same argument may have the same answer
 

@@ -9,7 +9,8 @@ from keras import ops
 from convbert_tf import presets
 from convbert_tf.config import ModelConfig
 from convbert_tf.convolution import cut
-from convbert_tf.layers import LAYER_NORM_EPSILON, ConvBertBlock, Dense, activation
+from convbert_tf.layers import ConvBertBlock, Dense, activation
+from convbert_tf.normalization import LayerNormalization
 
 
 def _truncated_normal(config):
@@ -32,9 +33,7 @@ class Embeddings(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
-        )
+        self.norm = LayerNormalization(dtype=self.dtype_policy, name="norm")
         self.dropout = keras.layers.Dropout(
             self.config.hidden_dropout_prob, dtype=self.dtype_policy
         )
@@ -197,9 +196,7 @@ class MaskedLmHead(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="dense",
         )
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
-        )
+        self.norm = LayerNormalization(dtype=self.dtype_policy, name="norm")
 
     def build(self, hidden_shape=None, word_embeddings_shape=None):
         self.dense.build((None, None, self.config.hidden_size))

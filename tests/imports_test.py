@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "glue": {"config", "records", "tokenization"},
     "heads": {"layers", "presets"},
     "input_pipeline": {"records"},
-    "layers": {"convolution"},
+    "layers": {"convolution", "normalization"},
     "masking": set(),
-    "model": {"config", "convolution", "layers", "presets"},
+    "model": {"config", "convolution", "layers", "normalization", "presets"},
+    "normalization": set(),
     "optimization": {"config"},
     "presets": {"config"},
     "pretraining": {"config", "heads", "masking", "model", "presets"},
@@ -61,6 +62,7 @@ WITHOUT_TENSORFLOW = {
     "layers",
     "masking",
     "model",
+    "normalization",
     "optimization",
     "presets",
     "pretraining",
@@ -77,7 +79,7 @@ DATA = {
     "squad_decoding",
     "tokenization",
 }
-MODEL = {"convolution", "heads", "layers", "masking", "model", "pretraining"}
+MODEL = {"convolution", "heads", "layers", "masking", "model", "normalization", "pretraining"}
 
 
 def read_sources(folder):
