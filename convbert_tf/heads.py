@@ -227,7 +227,7 @@ def cross_entropy(logits, labels):
     With its own gradient, which keeps the exponentials: over a vocabulary that is twice as quick
     on CPUs as what backends offer.
     """
-    num_classes = logits.shape[-1]
+    num_classes = ops.shape(logits)[-1]
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
 
     @ops.custom_gradient

@@ -7,6 +7,7 @@ import scipy.special
 import tensorflow as tf
 
 from convbert_tf import ConvBertEncoder, QuestionAnswerer, TextClassifier
+from convbert_tf.heads import cross_entropy
 from tests.model_test import tiny
 
 LENGTH = 10
@@ -192,3 +193,22 @@ def test_config_round_trip(cls, options):
             tf.nest.flatten(copy(inputs())), tf.nest.flatten(model(inputs())), strict=True
         ):
             np.testing.assert_array_equal(value, expected)
+
+
+def test_cross_entropy_and_its_gradient_without_static_shapes():
+    logits = tf.random.stateless_normal((3, 7), (0, 1)) * 5
+    labels = tf.constant([0, 6, 3])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = cross_entropy(logits, labels)
+            total = tf.reduce_sum(losses * [1.0, 2.0, 3.0])
+        return losses, tape.gradient(total, logits)
+
+    losses, slope = gradient(logits)
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+    softmax = tf.nn.softmax(logits) - tf.one_hot(labels, 7)
+    np.testing.assert_allclose(slope, softmax * [[1.0], [2.0], [3.0]], atol=1e-6)
