@@ -23,9 +23,12 @@ def quiet_logs():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
         return
+    from absl import logging as absl_logging
+
     warnings.filterwarnings("ignore")
-    for name in ("absl", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # By absl's own setting: TensorFlow sets the level back to that after a SavedModel is saved.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def run(main):
