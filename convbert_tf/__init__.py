@@ -12,11 +12,23 @@ _PUBLIC = {
     "UserError": "console",
     "ConvBertEncoder": "model",
     "TextClassifier": "heads",
+    "TokenClassifier": "heads",
     "QuestionAnswerer": "heads",
     "ConvBertPretrainer": "pretraining",
+    "TextPreprocessor": "preprocessing",
     "WordPieceTokenizer": "tokenization",
+    "AdamW": "optimization",
 }
-_MODULES = ("conversion", "glue", "layers", "optimization", "presets", "serving", "squad")
+_MODULES = (
+    "conversion",
+    "glue",
+    "huggingface",
+    "layers",
+    "optimization",
+    "presets",
+    "serving",
+    "squad",
+)
 
 __all__ = [*_PUBLIC, *_MODULES]
 __version__ = "0.1.0"

@@ -9,9 +9,11 @@ and impossible values are refused here, before anything is built.
 import dataclasses
 import difflib
 import json
-import os
 
 from convbert_tf.console import UserError
+from convbert_tf.files import atomic_path
+
+CONFIG_FILE = "config.json"  # in a run's model_dir
 
 
 def _require(condition, message):
@@ -55,6 +57,7 @@ class ModelConfig:
     generator_hidden_size: float = 0.25  # as a fraction of hidden_size
     generator_layers: float = 1.0  # as a fraction of num_hidden_layers
     untied_generator_embeddings: bool = False
+    pad_token_id: int = 0  # only kept for Hugging Face's config.json; batches here pad with 0
 
     @classmethod
     def small(cls, **overrides):
@@ -114,20 +117,26 @@ class ModelConfig:
             value = getattr(self, field.name)
             if field.type is int:
                 whole = isinstance(value, int | float) and float(value).is_integer()
+                least = 0 if field.name == "pad_token_id" else 1
                 _require(
-                    whole and value > 0,
-                    f"{field.name} must be a whole number above 0, got {value!r}.",
+                    whole and value >= least,
+                    f"{field.name} must be a whole number above {least - 1}, got {value!r}.",
                 )
                 object.__setattr__(self, field.name, int(value))
             if field.name.endswith("dropout_prob"):
                 _require(0 <= value < 1, f"{field.name} must be in [0, 1), got {value}.")
 
     def generator(self):
-        """The generator's own ModelConfig: thinner, all else inherited."""
+        """The generator's own ModelConfig: thinner, all else inherited.
+
+        Embeddings of its own are of its hidden size, as in the original.
+        """
         hidden_size = round(self.hidden_size * self.generator_hidden_size)
+        untied = self.untied_generator_embeddings
         return dataclasses.replace(
             self,
             hidden_size=hidden_size,
+            embedding_size=hidden_size if untied else self.embedding_size,
             num_hidden_layers=max(1, round(self.num_hidden_layers * self.generator_layers)),
             intermediate_size=4 * hidden_size,
             num_attention_heads=max(1, int(self.num_attention_heads * self.generator_hidden_size)),
@@ -150,8 +159,13 @@ class PretrainingConfig:
     mask_prob: float = 0.15
     # True is the original: positions are drawn with replacement, so a few fewer are masked.
     masking_with_replacement: bool = False
+    # A word's pieces are masked together, all or none; the number of masked tokens stays the most.
+    whole_word_masking: bool = False
     gen_weight: float = 1.0
     disc_weight: float = 50.0
+    # False: one full-size encoder is generator and discriminator, each with its own head.
+    untied_generator: bool = True
+    uniform_generator: bool = False  # no generator: samples are uniform over the vocabulary
     temperature: float = 1.0  # of sampling from the generator
     disallow_correct: bool = False  # never sample the token that was masked
 
@@ -162,6 +176,20 @@ class PretrainingConfig:
         )
         _require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), got {self.mask_prob}.")
         _require(self.temperature > 0, f"temperature must be positive, got {self.temperature}.")
+        _require_not_negative(self, "gen_weight disc_weight")
+        _require(
+            not (self.whole_word_masking and self.masking_with_replacement),
+            "whole_word_masking draws words without replacement: not with "
+            "masking_with_replacement.",
+        )
+        _require(
+            self.objective == "electra" or (self.untied_generator and not self.uniform_generator),
+            "untied_generator and uniform_generator are options of objective 'electra'.",
+        )
+        _require(
+            self.untied_generator or not self.uniform_generator,
+            "uniform_generator has no generator that untied_generator=False could tie.",
+        )
 
     def max_predictions_per_seq(self, max_seq_length):
         """M: the slots for masked positions in an input of `max_seq_length` tokens."""
@@ -176,9 +204,17 @@ class DataConfig:
     eval_dir: str = ""  # held-out records; no evaluation if empty
     max_seq_length: int = 128
     shards_per_round: int = 16  # shards shuffled together
+    cache: bool = False  # keep all records in memory: for data that fits, on slow disks
+    # A record whose checksum is wrong stops the run, or ("skip") is left out and counted; what
+    # comes in its place is the next whole record of its shard.
+    on_corrupt_record: str = "stop"
 
     def __post_init__(self):
         _require(self.shards_per_round >= 1, "shards_per_round must be at least 1.")
+        _require(
+            self.on_corrupt_record in ("stop", "skip"),
+            f"on_corrupt_record must be 'stop' or 'skip', got {self.on_corrupt_record!r}.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +223,7 @@ class TaskConfig:
 
     name: str = ""  # a GLUE task (see glue.TASKS), "squad_v1" or "squad_v2"
     data_dir: str = ""  # GLUE: train.tsv, dev.tsv; SQuAD: train.json, dev.json
-    init_from: str = ""  # preset directory to start from
+    init_from: str = ""  # preset or Hugging Face directory, or hf://owner/name, to start from
     from_scratch: bool = False  # take only its architecture and vocabulary, for comparison
     max_seq_length: int = 128
     num_train_epochs: float = 3.0
@@ -199,6 +235,9 @@ class TaskConfig:
     max_answer_length: int = 30
     n_best_size: int = 20
     beam_size: int = 20
+    # False: independent start and end, the head that Hugging Face has; True: the original's, or
+    # whichever the preset has.
+    joint_prediction: bool = True
     answerable_weight: float = 0.5
 
     def __post_init__(self):
@@ -215,7 +254,12 @@ class TrainingConfig:
     """How a run is carried out, whatever the task."""
 
     model_dir: str = ""
-    batch_size: int = 128  # global: over all replicas
+    # Pre-training: start from the weights of a preset, or of the last checkpoint in this model_dir
+    # of another run; init_optimizer takes that checkpoint's moments as well.
+    init_from: str = ""
+    init_optimizer: bool = False
+    batch_size: int = 128  # global: over all replicas, and over the parts of an accumulated step
+    gradient_accumulation_steps: int = 1  # parts in which a replica's batch is computed
     learning_rate: float = 3e-4
     num_train_steps: int = 1_000_000  # fine-tuning computes it from the epochs
     warmup_steps: int = 10_000
@@ -233,7 +277,14 @@ class TrainingConfig:
     eval_interval: int = 0  # steps between evaluations; 0: at the end only
     num_eval_steps: int = 0  # batches of an evaluation; 0: all
     checkpoint_interval: int = 1000
-    keep_checkpoints: int = 5
+    keep_checkpoints: int = 5  # the last ones
+    # Metric of the evaluation whose best checkpoint is kept in best/: the lowest of a loss, the
+    # highest of anything else. Empty: none.
+    best_metric: str = ""
+    # A step whose loss or gradient is not finite stops the run, or ("skip") changes no weight and
+    # is counted.
+    on_nonfinite: str = "stop"
+    peak_flops: float = 0.0  # FLOP/s of one device, to show the share that is used; 0: not shown
     seed: int = 0
 
     def __post_init__(self):
@@ -247,17 +298,27 @@ class TrainingConfig:
             self.precision in precisions,
             f"precision must be one of {', '.join(precisions)}, got {self.precision!r}.",
         )
-        for name in ("batch_size", "num_train_steps", "steps_per_loop", "checkpoint_interval"):
+        names = "batch_size num_train_steps steps_per_loop checkpoint_interval keep_checkpoints"
+        for name in [*names.split(), "gradient_accumulation_steps"]:
             value = getattr(self, name)
             _require(value >= 1, f"{name} must be at least 1, got {value}.")
+        _require(
+            self.batch_size % self.gradient_accumulation_steps == 0,
+            f"batch_size {self.batch_size} is not divisible by gradient_accumulation_steps "
+            f"{self.gradient_accumulation_steps}.",
+        )
+        _require(
+            self.on_nonfinite in ("stop", "skip"),
+            f"on_nonfinite must be 'stop' or 'skip', got {self.on_nonfinite!r}.",
+        )
+        _require(self.init_from or not self.init_optimizer, "init_optimizer needs an init_from.")
         _require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}.")
         _require_not_negative(
             self,
             "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
-            "num_devices eval_interval num_eval_steps seed",
+            "num_devices eval_interval num_eval_steps seed peak_flops",
         )
         _require(self.warmup_proportion <= 1, "warmup_proportion must be at most 1.")
-        _require(self.keep_checkpoints >= 1, "keep_checkpoints must be at least 1.")
 
 
 def finetuning_defaults(**overrides):
@@ -293,6 +354,12 @@ class FinetuningExperiment:
 
     task: TaskConfig = TaskConfig()
     training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self):
+        _require(
+            not self.training.init_from,
+            "training.init_from is for pre-training; fine-tuning starts from task.init_from.",
+        )
 
 
 def check_length(max_seq_length, model):
@@ -346,16 +413,13 @@ def save(experiment, path):
 
 def write_json(path, value):
     """Writes `value` to `path` as JSON, whole or not at all."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    partial = f"{path}.partial-{os.getpid()}"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path, text):
+    """Writes `text` to `path`, whole or not at all."""
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_json(path, what):

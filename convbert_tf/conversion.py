@@ -1,339 +1,290 @@
-"""Weights in and out: the original's TensorFlow 1 checkpoints, Hugging Face's directories.
+"""Weights in and out: presets, Hugging Face's directories, the original's checkpoints.
 
-Each weight of ours is tied to its name there by one table a format (`original_names`,
-`huggingface_names`), which serves both directions. Our fused projection holds four of their
-matrices side by side.
+Any of the three to any other, with a check on a probe input. The formats themselves stand in
+presets.py, huggingface.py and original.py, the names of the weights in weight_names.py.
 """
 
-import dataclasses
+import glob
+import importlib.util
 import os
+import shutil
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
-from convbert_tf.config import ModelConfig, PretrainingConfig, read_json
-from convbert_tf.console import UserError
-from convbert_tf.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.model import ConvBertEncoder
+from convbert_tf import huggingface, huggingface_files, optimization, presets
+from convbert_tf.config import ModelConfig, read_json, write_json
+from convbert_tf.console import UserError, say
+from convbert_tf.original import (  # noqa: F401  public here
+    build,
+    load_original,
+    load_original_optimizer,
+    original_config,
+    pretraining_config,
+    save_original,
+)
 from convbert_tf.pretraining import ConvBertPretrainer
+from convbert_tf.weight_names import original_names  # noqa: F401  public here
 
-# Keys of the original's configs that say nothing about the architecture.
-_NOT_OURS = {"max_predictions_per_seq"}
-_HEAD_CLASSES = {"cola": 2, "sst": 2, "mrpc": 2, "qqp": 2, "mnli": 3, "qnli": 2, "rte": 2, "sts": 1}
+load_huggingface, save_huggingface = huggingface.load, huggingface.save
 
-
-class Part:
-    """A weight, or a slice of its last axis, under the shape that it has elsewhere."""
-
-    def __init__(self, variable, shape=None, part=0, parts=1, transpose=False):
-        self.variable = variable
-        width = variable.shape[-1] // parts
-        self._columns = slice(part * width, (part + 1) * width)
-        self._transpose = transpose
-        own = (*variable.shape[:-1], width)
-        self.shape = tuple(shape or (own[::-1] if transpose else own))
-
-    def get(self):
-        """The values, as a numpy array of `shape`."""
-        return self.slice(ops.convert_to_numpy(self.variable))
-
-    def slice(self, whole):
-        """What of `whole`, an array like the weight (its gradient, say), this part is."""
-        own = np.asarray(whole)[..., self._columns]
-        return (own.T if self._transpose else own).reshape(self.shape)
-
-    def set(self, values):
-        """Sets the values from an array of `shape`."""
-        whole = ops.convert_to_numpy(self.variable).copy()
-        own = whole[..., self._columns].shape
-        values = np.reshape(values, own[::-1]).T if self._transpose else np.reshape(values, own)
-        whole[..., self._columns] = values
-        self.variable.assign(whole)
+FORMATS = ("preset", "huggingface", "original")
+SIZES = ("small", "medium_small", "base")  # published; the name is as good as a config
+CHECKPOINT = "model.ckpt"
 
 
-def original_names(model, task=None):
-    """Name in the original's checkpoints -> Part, for every weight of `model`.
+def convert(
+    source,
+    target,
+    to_format=None,
+    config=None,
+    vocab_file=None,
+    lower_case=None,
+    task=None,
+    generator=False,
+    pretrainer=False,
+    optimizer=False,
+):
+    """Writes the model in `source` to the directory `target` in another format.
 
     Args:
-        model: ConvBertEncoder, ConvBertPretrainer, TextClassifier or QuestionAnswerer.
-        task: the original's name of the task, for a model with a task head.
-    """
-    if isinstance(model, ConvBertPretrainer):
-        return _pretrainer_names(model)
-    names = _encoder_names(getattr(model, "encoder", model), "electra", "electra")
-    if isinstance(model, TextClassifier):
-        names |= _dense_names(model.logits, f"task_specific/{task}/dense")
-    elif isinstance(model, QuestionAnswerer):
-        names |= _question_answerer_names(model, f"task_specific/{task}/")
-    return names
-
-
-def _pretrainer_names(model):
-    names = _encoder_names(model.discriminator, "electra", "electra")
-    if model.generator is not model.discriminator:
-        tied = model.generator.embeddings is model.discriminator.embeddings
-        names |= _encoder_names(model.generator, "generator", "electra" if tied else "generator")
-    head = model.generator_head
-    names |= _dense_names(head.dense, "generator_predictions/dense")
-    names |= _norm_names(head.norm, "generator_predictions/LayerNorm")
-    names["generator_predictions/output_bias"] = Part(head.output_bias)
-    if model.discriminator_head is not None:
-        head = model.discriminator_head
-        names |= _dense_names(head.dense, "discriminator_predictions/dense")
-        names |= _dense_names(head.logit, "discriminator_predictions/dense_1")
-    return names
-
-
-def _question_answerer_names(model, prefix):
-    names = _dense_names(model.start, f"{prefix}dense")
-    names |= _dense_names(model.end_hidden, f"{prefix}qa_hidden")
-    names |= _dense_names(model.end, f"{prefix}dense_1")
-    if model.answerable:
-        names |= _dense_names(model.answerable_hidden, f"{prefix}dense_2")
-        names |= _dense_names(model.answerable_logit, f"{prefix}dense_3")
-    return names
-
-
-def _encoder_names(encoder, scope, embeddings_scope):
-    prefix, embeddings = f"{embeddings_scope}/embeddings/", encoder.embeddings
-    names = {
-        f"{prefix}word_embeddings": Part(embeddings.word_embeddings),
-        f"{prefix}token_type_embeddings": Part(embeddings.token_type_embeddings),
-        f"{prefix}position_embeddings": Part(embeddings.position_embeddings),
-    }
-    names |= _norm_names(embeddings.norm, f"{prefix}LayerNorm")
-    if encoder.embeddings_project is not None:
-        names |= _dense_names(encoder.embeddings_project, f"{scope}/embeddings_project")
-    for i, block in enumerate(encoder.blocks):
-        names |= _block_names(block, f"{scope}/encoder/layer_{i}/")
-    return names
-
-
-def _block_names(block, prefix):
-    names = _attention_names(block.attention, f"{prefix}attention/self/")
-    dense = "dense" if block.feed_forward.linear_groups == 1 else "g_dense"
-    names |= _dense_names(block.attention_output, f"{prefix}attention/output/dense")
-    names |= _norm_names(block.attention_norm, f"{prefix}attention/output/LayerNorm")
-    names |= _dense_names(block.feed_forward.up, f"{prefix}intermediate/{dense}")
-    names |= _dense_names(block.feed_forward.down, f"{prefix}output/{dense}")
-    return names | _norm_names(block.output_norm, f"{prefix}output/LayerNorm")
-
-
-def _attention_names(attention, prefix):
-    parts = ["query", "key", "value"] + ["conv_attn_point"] * (attention.convolution is not None)
-    names = {}
-    for i, part in enumerate(parts):
-        for kind in ("kernel", "bias"):
-            variable = getattr(attention.projection, kind)
-            names[f"{prefix}{part}/{kind}"] = Part(variable, part=i, parts=len(parts))
-    if (convolution := attention.convolution) is not None:
-        depthwise, pointwise = convolution.depthwise_kernel, convolution.pointwise_kernel
-        key = f"{prefix}conv_attn_key/"
-        names[f"{key}depthwise_kernel"] = Part(depthwise, (*depthwise.shape, 1))
-        names[f"{key}pointwise_kernel"] = Part(pointwise, (1, *pointwise.shape))
-        names[f"{key}bias"] = Part(convolution.pointwise_bias)
-        names |= _dense_names(convolution.kernel_projection, f"{prefix}conv_attn_kernel")
-    return names
-
-
-def _dense_names(layer, name):
-    return {f"{name}/kernel": Part(layer.kernel), f"{name}/bias": Part(layer.bias)}
-
-
-def _norm_names(layer, name):
-    return {f"{name}/gamma": Part(layer.gamma), f"{name}/beta": Part(layer.beta)}
-
-
-def assign(names, read, source):
-    """Sets every Part of `names` from `read(name)`.
-
-    Raises:
-        UserError: a weight is missing from `source`, or has another shape; names it.
-    """
-    values = {}
-    for name, part in names.items():
-        value = read(name)
-        if value is None:
-            raise UserError(f"{source} has no {name!r}; it was made with another configuration.")
-        if tuple(value.shape) != part.shape:
-            raise UserError(
-                f"{source}: {name!r} has shape {tuple(value.shape)}, the configuration asks for "
-                f"{part.shape}."
-            )
-        values[name] = value
-    for name, part in names.items():
-        part.set(values[name])
-
-
-def load_original(checkpoint_prefix, config):
-    """The model of a checkpoint of the original code.
-
-    Args:
-        checkpoint_prefix: path of the checkpoint without its suffixes, as TensorFlow takes it.
-        config: dict with "discriminator" and "generator" (pre-training), or "encoder" and "task"
-            (fine-tuned), each the original's hyper-parameters.
+        source: a preset or Hugging Face directory, "hf://owner/name@revision", or a checkpoint of
+            the original: its prefix, or the directory of one.
+        target: directory; an original checkpoint becomes target/model.ckpt with its config.json.
+        to_format: of FORMATS; None is "preset", but of a preset "huggingface".
+        config: for an original checkpoint: path of a JSON file as original.load_original takes it,
+            or one of SIZES; None for the config.json beside it.
+        vocab_file: vocabulary that goes with the model; None for the one in `source`.
+        lower_case: whether texts are lower-cased; None for what `source` says (an original
+            checkpoint says nothing: True).
+        task: the original's name of the task, to write a model with a head in its format.
+        generator: whether a pretrainer's generator is written instead (to "huggingface" only).
+        pretrainer: whether a model without a generator becomes a pretrainer, to be trained further:
+            generator and heads with random weights around its encoder.
+        optimizer: whether Adam's moments of an original pre-training checkpoint go along, to
+            target/checkpoints: `init_from=target` takes them up with `init_optimizer`.
 
     Returns:
-        ConvBertPretrainer, TextClassifier or QuestionAnswerer. Optimizer slots are left out.
+        list of (what, value), both str: the summary.
 
     Raises:
-        UserError: no checkpoint there, or it does not fit `config`.
+        UserError: what is there cannot be read or written so.
     """
-    if not os.path.exists(f"{checkpoint_prefix}.index"):
-        raise UserError(
-            f"{checkpoint_prefix}.index is not there: a TensorFlow checkpoint's prefix."
-        )
-    reader = tf.train.load_checkpoint(checkpoint_prefix)
-    model, task = build(config)
-
-    def read(name):
-        return reader.get_tensor(name) if reader.has_tensor(name) else None
-
-    assign(original_names(model, task), read, checkpoint_prefix)
-    return model
-
-
-def build(config):
-    """A model with fresh weights from an original's config, and its task's name (or None)."""
-    if "discriminator" in config:
-        return ConvBertPretrainer(*_pretraining_configs(config)), None
-    if "encoder" not in config:
-        raise UserError("config needs 'discriminator' and 'generator', or 'encoder' and 'task'.")
-    encoder = ConvBertEncoder(_model_config(config["encoder"]))
-    task = config["task"]
-    if task.startswith("squad"):
-        model = QuestionAnswerer(
-            encoder, config["answerable_classifier"], beam_size=config["beam_size"]
-        )
+    if os.path.isdir(target) and os.listdir(target):
+        raise UserError(f"{target} is there already and not empty: choose another directory.")
+    from_format, model, source = _read(source, config)
+    to_format = to_format or ("huggingface" if from_format == "preset" else "preset")
+    _check_options(from_format, to_format, generator, optimizer)
+    if pretrainer:
+        model = as_pretrainer(model)
+    vocab_file, lower_case = _vocabulary(from_format, source, vocab_file, lower_case)
+    if to_format == "huggingface":
+        huggingface.save(model, target, vocab_file, lower_case, generator)
+    elif to_format == "preset":
+        if optimizer:
+            _write_run(model, source, target)
+        model.save_to_preset(target, vocab_file, lower_case)
     else:
-        num_classes = config.get("num_classes") or _HEAD_CLASSES.get(task)
-        if num_classes is None:
-            raise UserError(f"task {task!r} is not known; give its 'num_classes' in config.")
-        model = TextClassifier(encoder, num_classes)
-    return model, task
-
-
-def _model_config(values, **extra):
-    values = {name: value for name, value in values.items() if name not in _NOT_OURS}
-    return ModelConfig.from_dict(values | extra)
-
-
-def _pretraining_configs(config):
-    discriminator, generator = config["discriminator"], config["generator"]
-    model_config = _model_config(
-        discriminator,
-        generator_hidden_size=config["generator_hidden_size"],
-        generator_layers=generator["num_hidden_layers"] / discriminator["num_hidden_layers"],
-        untied_generator_embeddings=config["untied_generator_embeddings"],
-    )
-    names = ("mask_prob", "gen_weight", "disc_weight", "disallow_correct")
-    return model_config, PretrainingConfig(**{name: config[name] for name in names})
-
-
-def save_original(model, checkpoint_prefix, task=None):
-    """Writes `model` as a checkpoint with the original's names and shapes.
-
-    Args:
-        model: as for `original_names`.
-        checkpoint_prefix: path without suffixes.
-        task: the original's name of the task, for a model with a task head.
-    """
-    os.makedirs(os.path.dirname(os.path.abspath(checkpoint_prefix)), exist_ok=True)
-    names = original_names(model, task)
-    tf.raw_ops.SaveV2(
-        prefix=checkpoint_prefix,
-        tensor_names=list(names),
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(part.get()) for part in names.values()],
+        _write_original(model, target, task, vocab_file)
+    return _summary(
+        (from_format, huggingface.masked_lm(model) if generator else model, source),
+        (to_format, _read(target, None)[1], target),
+        vocab_file,
     )
 
 
-def load_huggingface(directory):
-    """The encoder of a Hugging Face ConvBERT directory: config.json and model.safetensors.
+def _check_options(from_format, to_format, generator, optimizer):
+    if to_format not in FORMATS:
+        raise UserError(f"to_format {to_format!r} is none of {', '.join(FORMATS)}.")
+    if generator and to_format != "huggingface":
+        raise UserError("a generator alone can be written to Hugging Face's format only.")
+    if optimizer and (from_format, to_format) != ("original", "preset"):
+        raise UserError("an optimizer's state goes from an original checkpoint to a preset only.")
 
-    Raises:
-        UserError: a file is missing, or the weights do not fit the config.
-    """
-    values = read_json(os.path.join(directory, "config.json"), "a Hugging Face config")
-    if values.get("model_type") != "convbert":
-        raise UserError(f"{directory} holds a {values.get('model_type')}, not a convbert.")
-    path = os.path.join(directory, "model.safetensors")
+
+def _summary(source, target, vocab_file):
+    """Rows of `convert`, of two (format, model, path): what was read, and what was written."""
+    (_, model, _), (to_format, written, directory) = source, target
+    rows = [
+        (what, f"{kind}, {type(each).__name__}: {path}")
+        for what, (kind, each, path) in (("from", source), ("to", target))
+    ]
+    rows += [
+        ("tensors", f"{len(written.weights)} here, {_count_tensors(to_format, directory)} there"),
+        ("parameters", f"{written.count_params():,}"),
+        ("vocabulary", vocab_file or "none"),
+        ("written and read again", _difference(outputs(written), outputs(model))),
+    ]
+    for kind, each, path in (source, target):
+        if kind == "huggingface":
+            rows.append(("transformers on it", _difference_to_transformers(path, each)))
+    return rows
+
+
+def _read(source, config):
+    """Format, model and local path of `source`."""
+    prefix = _checkpoint_prefix(source)
+    if prefix:
+        values = _original_config(prefix, config)
+        return "original", load_original(prefix, values), prefix
+    if config:
+        raise UserError(f"{source} is no checkpoint of the original: it takes no config.")
+    directory = presets.fetch(source)
+    kind = "huggingface" if presets.is_huggingface(directory) else "preset"
+    return kind, presets.load(directory), directory
+
+
+def _checkpoint_prefix(source):
+    """`source` or what is in it, if that is a checkpoint of the original; else None."""
+    source = str(source)
+    if os.path.exists(f"{source}.index"):
+        return source
+    if not presets.is_original(source):
+        return None
+    found = glob.glob(os.path.join(glob.escape(source), "*.ckpt*.index"))
+    prefixes = sorted(path.removesuffix(".index") for path in found)
+    if len(prefixes) > 1:
+        prefixes = [tf.train.latest_checkpoint(source)]
+        if prefixes == [None]:
+            raise UserError(f"{source} holds several checkpoints: name one, without its suffix.")
+    return prefixes[0]
+
+
+def _original_config(prefix, config):
+    if config in SIZES:
+        return pretraining_config(getattr(ModelConfig, config)())
+    path = config or os.path.join(os.path.dirname(prefix), "config.json")
     if not os.path.exists(path):
-        raise UserError(f"{path} is not there.")
-    from safetensors.numpy import load_file
-
-    tensors = load_file(path)
-    prefix = "convbert." if any(name.startswith("convbert.") for name in tensors) else ""
-    encoder = ConvBertEncoder(huggingface_config(values))
-    assign(huggingface_names(encoder, prefix), tensors.get, path)
-    return encoder
-
-
-def huggingface_config(values):
-    """ModelConfig of the content of a Hugging Face config.json.
-
-    Raises:
-        UserError: the configuration computes something else there than in the original.
-    """
-    heads, ratio = values["num_attention_heads"], values["head_ratio"]
-    if ratio != 2 or heads < 4:
         raise UserError(
-            f"num_attention_heads {heads} with head_ratio {ratio}: Hugging Face sizes a head as "
-            "hidden / kept heads / 2, which is ConvBERT only when head_ratio is 2 and at least "
-            "two heads are kept."
+            f"{prefix} does not tell its architecture: give --config, a JSON file of the "
+            f"original's hyper-parameters or one of {', '.join(SIZES)}."
         )
-    fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    known = {name: value for name, value in values.items() if name in fields}
-    return ModelConfig.from_dict(known | {"linear_groups": values["num_groups"]})
+    values = read_json(path, "the config of an original checkpoint")
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no config of an original checkpoint.")
+    return values
 
 
-def huggingface_names(encoder, prefix=""):
-    """Name in Hugging Face's state dict -> Part, for every weight of `encoder`."""
-    embeddings = encoder.embeddings
-    names = {
-        f"{prefix}embeddings.{table}.weight": Part(getattr(embeddings, table))
-        for table in ("word_embeddings", "token_type_embeddings", "position_embeddings")
+def _vocabulary(from_format, source, vocab_file, lower_case):
+    """The vocabulary's path (None without one) and whether texts are lower-cased."""
+    if vocab_file and not os.path.exists(vocab_file):
+        raise UserError(f"{vocab_file} is not there: a vocabulary is expected.")
+    found, said = None, True
+    if from_format == "original":
+        beside = os.path.join(os.path.dirname(source), presets.VOCAB_FILE)
+        found = beside if os.path.exists(beside) else None
+    elif not (vocab_file and lower_case is not None):
+        try:
+            found, said = presets.vocabulary(source)
+        except UserError as error:
+            say(f"no vocabulary: {error}")
+    return vocab_file or found, said if lower_case is None else lower_case
+
+
+def _write_original(model, target, task, vocab_file):
+    save_original(model, os.path.join(target, CHECKPOINT), task)
+    write_json(os.path.join(target, "config.json"), original_config(model, task))
+    if vocab_file:
+        shutil.copyfile(vocab_file, os.path.join(target, presets.VOCAB_FILE))
+
+
+def as_pretrainer(model):
+    """A ConvBertPretrainer whose discriminator is the encoder of `model`, if it is none itself."""
+    if isinstance(model, ConvBertPretrainer):
+        return model
+    encoder = getattr(model, "encoder", model)
+    pretrainer = ConvBertPretrainer(encoder.config)
+    pretrainer.discriminator.set_weights(encoder.get_weights())
+    say("the generator and the heads of the pretrainer have random weights")
+    return pretrainer
+
+
+def _write_run(model, prefix, target):
+    """Weights and moments as the last checkpoint of a run in `target`, as trainer.py keeps it."""
+    optimizer = optimization.AdamW(0.0)
+    step = load_original_optimizer(prefix, model, optimizer)
+    checkpoint = tf.train.Checkpoint(
+        model={variable.path: variable.value for variable in model.weights},
+        optimizer={variable.path: variable.value for variable in optimizer.variables},
+        global_step=tf.Variable(step, dtype=tf.int64),
+    )
+    directory = os.path.join(target, "checkpoints")
+    tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1).save(step)
+
+
+def _count_tensors(to_format, target):
+    if to_format == "original":
+        return len(tf.train.list_variables(os.path.join(target, CHECKPOINT)))
+    if to_format == "huggingface":
+        return len(huggingface_files.read_weights(target)[1])
+    return len(presets.stored_arrays(target))
+
+
+def probe(config, rows=2, num_tokens=16):
+    """Inputs [2, 16] at which two models are compared: two segments, and padding in one."""
+    num_tokens = min(num_tokens, config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (rows, num_tokens))
+    lengths = np.linspace(num_tokens, num_tokens // 2, rows).astype(int)[:, None]
+    tokens = np.arange(num_tokens)[None]
+    return {
+        "input_ids": ids.astype("int32"),
+        "input_mask": (tokens < lengths).astype("int32"),
+        "segment_ids": ((tokens >= num_tokens // 4) & (tokens < lengths)).astype("int32"),
     }
-    names |= _torch_norm(embeddings.norm, f"{prefix}embeddings.LayerNorm")
-    if encoder.embeddings_project is not None:
-        names |= _torch_dense(encoder.embeddings_project, f"{prefix}embeddings_project")
-    for i, block in enumerate(encoder.blocks):
-        names |= _torch_block(block, f"{prefix}encoder.layer.{i}.")
-    return names
 
 
-def _torch_block(block, prefix):
-    names = _torch_attention(block.attention, f"{prefix}attention.self.")
-    names |= _torch_dense(block.attention_output, f"{prefix}attention.output.dense")
-    names |= _torch_norm(block.attention_norm, f"{prefix}attention.output.LayerNorm")
-    grouped = block.feed_forward.linear_groups > 1
-    names |= _torch_dense(block.feed_forward.up, f"{prefix}intermediate.dense", grouped)
-    names |= _torch_dense(block.feed_forward.down, f"{prefix}output.dense", grouped)
-    return names | _torch_norm(block.output_norm, f"{prefix}output.LayerNorm")
+def outputs(model):
+    """Name -> float array of all that `model` says of the probe."""
+    inputs = probe(getattr(model, "encoder", model).config)
+    values = model(inputs)
+    if isinstance(model, ConvBertPretrainer):
+        values = {"sequence_output": values["sequence_output"]}
+        if model.discriminator_head is not None:
+            values["discriminator"] = model.discriminator_logits(inputs, inputs["input_ids"])
+        if model.generator is not None:
+            hidden = model.generator(inputs)["sequence_output"]
+            table = model.generator.embeddings.word_embeddings
+            values["logits"] = model.generator_head(hidden, table)
+    values = values if isinstance(values, dict) else {"logits": values}
+    return {
+        name: np.asarray(value, "float64")
+        for name, value in values.items()
+        if not isinstance(value, list) and "index" not in name
+    }
 
 
-def _torch_attention(attention, prefix):
-    names, projection = {}, attention.projection
-    for i, part in enumerate(("query", "key", "value", "conv_out_layer")):
-        names[f"{prefix}{part}.weight"] = Part(projection.kernel, None, i, 4, transpose=True)
-        names[f"{prefix}{part}.bias"] = Part(projection.bias, None, i, 4)
-    convolution, key = attention.convolution, f"{prefix}key_conv_attn_layer."
-    kernel_size, hidden_size = convolution.depthwise_kernel.shape
-    names[f"{key}depthwise.weight"] = Part(
-        convolution.depthwise_kernel, (hidden_size, 1, kernel_size), transpose=True
-    )
-    names[f"{key}pointwise.weight"] = Part(
-        convolution.pointwise_kernel, (convolution.width, hidden_size, 1), transpose=True
-    )
-    names[f"{key}bias"] = Part(convolution.pointwise_bias, (convolution.width, 1))
-    return names | _torch_dense(convolution.kernel_projection, f"{prefix}conv_kernel_layer")
+def _difference(found, expected):
+    """The largest difference of outputs that both have, relative to each output's largest."""
+    shared = [name for name in expected if name in found]
+    errors = [
+        np.abs(found[name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-30)
+        for name in shared
+    ]
+    return f"{max(errors):.1e} largest relative difference on a probe ({', '.join(shared)})"
 
 
-def _torch_dense(layer, name, grouped=False):
-    kernel = Part(layer.kernel, transpose=not grouped)
-    return {f"{name}.weight": kernel, f"{name}.bias": Part(layer.bias)}
+def _difference_to_transformers(directory, model):
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return "not compared: torch and transformers are not installed"
+    return _difference(transformers_outputs(directory, model), outputs(model))
 
 
-def _torch_norm(layer, name):
-    return {f"{name}.weight": Part(layer.gamma), f"{name}.bias": Part(layer.beta)}
+def transformers_outputs(directory, model):
+    """As `outputs`, of what `transformers` makes of the directory that `model` is of."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    inputs = probe(getattr(model, "encoder", model).config)
+    names = {"input_ids": "input_ids", "attention_mask": "input_mask"}
+    names["token_type_ids"] = "segment_ids"
+    tensors = {theirs: torch.from_numpy(inputs[ours]).long() for theirs, ours in names.items()}
+    with torch.no_grad():
+        kind = getattr(transformers, huggingface.architecture(model))
+        theirs = kind.from_pretrained(directory).eval()
+        found = theirs(**tensors, output_hidden_states=True)
+    hidden = found.hidden_states[-1]
+    shown = {"sequence_output": hidden} | {
+        name: found[name] for name in ("logits", "start_logits", "end_logits") if name in found
+    }
+    return {name: value.double().numpy() for name, value in shown.items()}

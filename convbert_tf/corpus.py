@@ -2,11 +2,13 @@
 
 The parent process reads the text and cuts it between documents into chunks; each chunk becomes one
 shard, whole or not at all, in whichever process is free. A shard depends on its chunk, the settings
-and (seed, chunk number) only: the files are the same byte by byte for any number of workers, and a
-build that was broken off goes on where it stopped.
+and (seed, chunk number) only, and a chunk on where its documents begin: the files are the same byte
+by byte for any number of workers, a build that was broken off goes on where it stopped, and
+corpus_beam.py makes the same files on a cluster.
 """
 
 import concurrent.futures
+import functools
 import glob
 import hashlib
 import itertools
@@ -15,12 +17,15 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 
+import numpy as np
 import tensorflow as tf
 
-from convbert_tf import records, tokenization
+from convbert_tf import records, text_files, tfds_text, tokenization
 from convbert_tf.console import Progress, UserError
-from convbert_tf.text_files import documents, find_files, is_packed
+from convbert_tf.files import atomic_path
+from convbert_tf.segments import SEGMENT_RULES, segment_pairs
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -32,98 +37,44 @@ _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough 
 # --- documents to chunks ---
 
 
-def _chunks(files, chunk_bytes, deduplicate):
-    """Documents of `files` in lists of about `chunk_bytes`; yields (documents, bytes read)."""
-    seen, texts, size, filled = set(), [], 0, 0
-    for text, num_bytes in itertools.chain.from_iterable(
-        documents(file, chunk_bytes) for file in files
-    ):
-        size += num_bytes
-        if deduplicate:
-            digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-            if digest in seen:
-                continue
-            seen.add(digest)
-        texts.append(text)
-        filled += num_bytes
-        if filled >= chunk_bytes:
-            yield texts, size
-            texts, size, filled = [], 0, 0
-    if texts:
-        yield texts, size
+def documents(source, chunk_bytes):
+    """Documents of a source (see `build`) and the bytes of text that were read for each."""
+    if isinstance(source, tfds_text.Split):
+        return tfds_text.documents(source)
+    return text_files.documents(source, chunk_bytes)
 
 
-# --- documents to segment pairs ---
+def fingerprint(text):
+    """16 bytes by which `deduplicate` knows a document."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-SEGMENT_RULES = ("electra", "convbert")
+def _chunks(sources, chunk_bytes, deduplicate):
+    """Cuts the documents of `sources` into chunks: yields (number, documents, bytes read).
 
-
-def segment_pairs(sentences, max_seq_length, segment_rule, keep_long_lines, rng):
-    """Cuts one document into pairs of segments, as the original's example builder does.
-
-    Sentences are collected until there are `max_seq_length` tokens (in one of 20 examples, a random
-    number from 5 up) and then dealt out by `segment_rule`: "electra" fills the first segment to
-    about half the length, or in one of ten examples wholly, and the second with the rest;
-    "convbert", the original's inverted condition, puts nearly everything into the first.
-    What does not fit is lost in the original; with `keep_long_lines` it begins the next example.
-
-    Args:
-        sentences: the document's lines as token ranges (start, end), none of them empty.
-        rng: `random.Random`.
-
-    Yields:
-        The two segments, each a list of token ranges; the second may be empty.
+    A document belongs to the chunk in which it begins: its number is that of the bytes before it,
+    those of duplicates too, divided by `chunk_bytes`. So where a document goes depends on sizes
+    alone. A number is left out where a long document covers the chunk.
     """
-    target, collected, size = max_seq_length, [], 0
-    for sentence in itertools.chain(sentences, [None]):
-        if sentence:
-            collected.append(sentence)
-            size += sentence[1] - sentence[0]
-        while collected and (size >= target or not sentence):
-            first, second = _deal(collected, target, segment_rule, rng)
-            first, rest = _cut(first, max_seq_length - 2)
-            room = max_seq_length - 3 - sum(end - start for start, end in first)
-            second, second_rest = _cut(second, max(0, room))
-            yield first, second
-            collected = rest + second_rest if keep_long_lines else []
-            size = sum(end - start for start, end in collected)
-            target = rng.randint(5, max_seq_length) if rng.random() < 0.05 else max_seq_length
+    seen, number, texts, size, place = set(), 0, [], 0, 0
+    for text, num_bytes in itertools.chain.from_iterable(
+        documents(source, chunk_bytes) for source in sources
+    ):
+        if place // chunk_bytes > number:
+            yield number, texts, size
+            number, texts, size = place // chunk_bytes, [], 0
+        place, size = place + num_bytes, size + num_bytes
+        if deduplicate:
+            key = fingerprint(text)
+            if key in seen:
+                continue
+            seen.add(key)
+        texts.append(text)
+    if size:
+        yield number, texts, size
 
 
-def _deal(sentences, target, segment_rule, rng):
-    """Deals `sentences` out to two segments, in the order in which the original draws numbers."""
-    first, second = [], []
-    num_first = num_second = 0
-    first_target = 100_000 if rng.random() < 0.1 else (target - 3) // 2
-    # ELECTRA asks whether a segment is empty; the original, negated, whether it is not.
-    empty = segment_rule == "electra"
-    for start, end in sentences:
-        num_tokens = end - start
-        if (
-            (num_first == 0) == empty
-            or num_first + num_tokens < first_target
-            or ((num_second == 0) == empty and num_first < first_target and rng.random() < 0.5)
-        ):
-            first.append((start, end))
-            num_first += num_tokens
-        else:
-            second.append((start, end))
-            num_second += num_tokens
-    return first, second
-
-
-def _cut(ranges, limit):
-    """`ranges` cut after `limit` tokens: (what is before, the rest)."""
-    for index, (start, end) in enumerate(ranges):
-        if end - start > limit:
-            before = [*ranges[:index], (start, start + limit)] if limit else ranges[:index]
-            return before, [(start + limit, end), *ranges[index + 1 :]]
-        limit -= end - start
-    return ranges, []
-
-
-# --- segment pairs to a shard ---
+# --- a chunk to a shard ---
 
 
 class ShardBuilder:
@@ -134,6 +85,8 @@ class ShardBuilder:
         self._tokenizer = tokenization.WordPieceTokenizer(
             os.path.join(output_dir, "vocab.txt"), lower_case=settings["lower_case"]
         )
+        special = (self._tokenizer.cls_id, self._tokenizer.sep_id)
+        self._cls, self._sep = (records.pack([token])[0] for token in special)
 
     def __call__(self, number, texts, num_bytes):
         """Writes the shard of chunk `number`, if it gives a record; returns the shard's account."""
@@ -142,8 +95,8 @@ class ShardBuilder:
 
         def encoded():
             for example in self._examples(texts, f"{self._settings['seed']}/{number}"):
-                account["tokens"] += len(example["input_ids"])
-                yield records.encode(example)
+                account["tokens"] += len(example["segment_ids"])  # a byte each
+                yield records.encode_packed(example)
 
         path = os.path.join(self._output_dir, account["file"])
         try:
@@ -156,43 +109,39 @@ class ShardBuilder:
         return account
 
     def _examples(self, texts, seed):
-        rng, options = (
-            random.Random(seed),
-            [
-                self._settings[name]
-                for name in ("max_seq_length", "segment_rule", "keep_long_lines")
-            ],
-        )
+        names = ("max_seq_length", "segment_rule", "keep_long_lines")
+        options = [self._settings[name] for name in names]
+        rng = random.Random(seed)
         documents = [text.split("\n") for text in texts]
         ids, edges = self._tokenize(list(itertools.chain.from_iterable(documents)))
+        packed, places = records.pack(ids)
         line = 0
         for document in documents:
             ends = edges[line : line + len(document) + 1]
             line += len(document)
             sentences = [(start, end) for start, end in itertools.pairwise(ends) if start < end]
             for first, second in segment_pairs(sentences, *options, rng):
-                yield self._example(ids, first, second)
+                yield self._example(packed, places, first, second)
 
     def _tokenize(self, lines):
-        """All tokens of `lines` in one list, and the edges between the lines in it."""
-        ids, lengths = [], []
+        """All tokens of `lines` in one array, and the edges between the lines in it."""
+        ids, lengths = [np.zeros(0, np.int32)], []
         for start in range(0, len(lines), _LINES_PER_CALL):
             tokens = self._tokenizer.tokenize(tf.constant(lines[start : start + _LINES_PER_CALL]))
-            ids += tokens.flat_values.numpy().tolist()
+            ids.append(tokens.flat_values.numpy())
             lengths += tokens.row_lengths().numpy().tolist()
-        return ids, list(itertools.accumulate(lengths, initial=0))
+        return np.concatenate(ids), list(itertools.accumulate(lengths, initial=0))
 
-    def _example(self, ids, first, second):
-        cls, sep = [self._tokenizer.cls_id], [self._tokenizer.sep_id]
-        first, second = (
-            list(itertools.chain.from_iterable(ids[start:end] for start, end in ranges))
-            for ranges in (first, second)
-        )
-        first, second = cls + first + sep, second + sep if second else second
-        return {
-            "input_ids": first + second,
-            "segment_ids": [0] * len(first) + [1] * len(second),
-        }
+    def _example(self, packed, places, first, second):
+        """A record of two segments (token ranges), as `records.encode_packed` takes it."""
+        input_ids, lengths = [self._cls], [1, 0]
+        for segment, ranges in enumerate((first, second)):
+            if ranges or segment == 0:
+                input_ids += [packed[places[start] : places[end]] for start, end in ranges]
+                input_ids.append(self._sep)
+                lengths[segment] += 1 + sum(end - start for start, end in ranges)
+        segment_ids = bytes(lengths[0]) + b"\1" * lengths[1]
+        return {"input_ids": b"".join(input_ids), "segment_ids": segment_ids}
 
 
 # --- the build ---
@@ -203,6 +152,7 @@ def build(
     output_dir,
     vocab_file,
     *,
+    tfds=(),
     max_seq_length=128,
     segment_rule="electra",
     keep_long_lines=None,
@@ -212,6 +162,7 @@ def build(
     num_workers=None,
     chunk_bytes=8_000_000,
     overwrite=False,
+    run=None,
 ):
     """Builds pre-training records of the text in `inputs`; resumes a build that was broken off.
 
@@ -219,16 +170,22 @@ def build(
     with several workers must be safe to import (`if __name__ == "__main__":`).
 
     Args:
-        inputs: see `find_files`; the files' format: see `documents`.
+        inputs: see `text_files.find_files`; the files' format: see `text_files.documents`. May be
+            empty where `tfds` is given.
+        tfds: TensorFlow Datasets to read after `inputs`, see `tfds_text.find_splits`.
         max_seq_length: of a record with its special tokens, at least 8.
         segment_rule: "electra" or "convbert", see `segment_pairs`.
         keep_long_lines: whether what does not fit into an example begins the next one. The original
             drops it: of Wikipedia, with a paragraph a line, more than a quarter. Default: True for
             "electra", False for "convbert".
-        deduplicate: leave out documents equal to an earlier one.
+        deduplicate: leave out documents equal to an earlier one. About 100 bytes of memory for
+            each document, none of its text.
         num_workers: processes; default: one for each core this process may use.
         chunk_bytes: text for one shard, about; several times this is held for each worker.
         overwrite: delete what a build with other settings left in `output_dir`.
+        run: what builds the shards that are missing, in place of processes here: a function of the
+            sources (paths and `tfds_text.Split`s), the settings, output_dir and the numbers of the
+            chunks that are there, to the shards' accounts; `corpus_beam.run_on` makes one.
 
     Returns:
         The manifest: `format`, the settings, `vocab_size`, `num_records`, `num_tokens` (with the
@@ -246,9 +203,11 @@ def build(
     num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     if num_workers < 1 or chunk_bytes < 1:
         raise UserError(f"num_workers={num_workers}, chunk_bytes={chunk_bytes}: 1 is the least.")
-    files = find_files(inputs)
-    vocab = "".join(f"{piece}\n" for piece in tokenization.load_vocab(vocab_file)).encode("utf-8")
-    names_and_sizes = [(os.path.basename(file), os.path.getsize(file)) for file in files]
+    files = text_files.find_files(inputs) if inputs or not tfds else []
+    splits = tfds_text.find_splits(tfds)
+    vocab = _vocab_bytes(vocab_file)
+    identity = [(os.path.basename(file), os.path.getsize(file)) for file in files]
+    identity += [tfds_text.identity(split) for split in splits]
     settings = {
         "max_seq_length": max_seq_length,
         "segment_rule": segment_rule,
@@ -260,7 +219,7 @@ def build(
         "seed": seed,
         "chunk_bytes": chunk_bytes,
         "vocab_sha256": hashlib.sha256(vocab).hexdigest(),
-        "input_sha256": hashlib.sha256(json.dumps(names_and_sizes).encode("utf-8")).hexdigest(),
+        "input_sha256": hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest(),
     }
     os.makedirs(output_dir, exist_ok=True)
     finished = _earlier_shards(output_dir, settings, overwrite)
@@ -271,17 +230,22 @@ def build(
         if all(shard["chunk"] in finished for shard in manifest["shards"]):
             return manifest
     _write(os.path.join(output_dir, "vocab.txt"), vocab)
-    _build_missing(files, output_dir, settings, finished, num_workers)
+    run = run or functools.partial(_run_here, num_workers=num_workers)
+    _build_missing([*files, *splits], output_dir, settings, finished, run)
     manifest = _manifest(settings, vocab.count(b"\n"), finished)
     _write(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
     return manifest
 
 
+def _vocab_bytes(vocab_file):
+    """The vocabulary as it lies beside the records, with a line feed after every piece."""
+    pieces = tokenization.load_vocab(vocab_file)
+    return "".join(f"{piece}\n" for piece in pieces).encode("utf-8")
+
+
 def _write(path, content):
-    partial = f"{path}.partial-{os.getpid()}"
-    with open(partial, "wb") as file:
+    with atomic_path(path) as partial, open(partial, "wb") as file:
         file.write(content)
-    os.replace(partial, path)
 
 
 def _earlier_shards(output_dir, settings, overwrite):
@@ -321,16 +285,14 @@ def _earlier_shards(output_dir, settings, overwrite):
     return kept
 
 
-def _build_missing(files, output_dir, settings, finished, num_workers):
-    """Builds the shards of those chunks of `files` that are not in `finished`; adds them to it."""
-    packed = any(map(is_packed, files))
-    total = None if packed else sum(map(os.path.getsize, files))
+def _build_missing(sources, output_dir, settings, finished, run):
+    """Has the shards of those chunks built that are not in `finished`; adds them to it."""
+    sizes = [text_files.size(source) for source in sources if isinstance(source, str)]
+    known = len(sizes) == len(sources) and None not in sizes
     done = sum(account["bytes"] for account in finished.values())
-    progress = Progress("records", total, unit="B", start=done)
-    chunks = enumerate(_chunks(files, settings["chunk_bytes"], settings["deduplicate"]))
-    jobs = ((number, *chunk) for number, chunk in chunks if number not in finished)
+    progress = Progress("records", sum(sizes) if known else None, unit="B", start=done)
     with open(os.path.join(output_dir, LOG), "a", encoding="utf-8") as log:
-        for account in _run(jobs, num_workers, settings, output_dir):
+        for account in run(sources, settings, output_dir, frozenset(finished)):
             finished[account["chunk"]] = account
             print(json.dumps(account), file=log, flush=True)
             done += account["bytes"]
@@ -338,8 +300,10 @@ def _build_missing(files, output_dir, settings, finished, num_workers):
     progress.close(note=f"{len(finished)} shards")
 
 
-def _run(jobs, num_workers, settings, output_dir):
-    """Yields the accounts of `jobs` as they get ready; few jobs are held in memory at once."""
+def _run_here(sources, settings, output_dir, finished, num_workers):
+    """Yields the accounts of missing shards as they get ready; holds few chunks at once."""
+    chunks = _chunks(sources, settings["chunk_bytes"], settings["deduplicate"])
+    jobs = (chunk for chunk in chunks if chunk[0] not in finished)
     if num_workers == 1:
         yield from itertools.starmap(ShardBuilder(settings, output_dir), jobs)
         return
@@ -369,10 +333,17 @@ def _run(jobs, num_workers, settings, output_dir):
 def _start_worker(settings, output_dir):
     global _build_shard_here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.set_visible_devices([], "GPU")
     _build_shard_here = ShardBuilder(settings, output_dir)
+
+
+def _end_with_parent():
+    """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _build_shard(*job):
@@ -388,3 +359,36 @@ def _manifest(settings, vocab_size, finished):
         for name in ("records", "tokens", "documents", "bytes")
     }
     return {"format": _FORMAT, **settings, "vocab_size": vocab_size, **sums, "shards": shards}
+
+
+# --- what training asks of records ---
+
+
+def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length):
+    """Refuses records that are not for a model: built with another vocabulary or length.
+
+    Args:
+        manifest: of the records in `data_dir`.
+        vocab_file: the vocabulary that the model is to have.
+        vocab_size, max_seq_length: of the model's config.
+
+    Raises:
+        UserError: says what differs.
+    """
+    if manifest["vocab_size"] != vocab_size:
+        raise UserError(
+            f"the vocabulary of the records in {data_dir} has {manifest['vocab_size']} entries, "
+            f"the model's {vocab_size}: set --config.model.vocab_size."
+        )
+    if manifest["max_seq_length"] != max_seq_length:
+        raise UserError(
+            f"the records in {data_dir} were built with max_seq_length="
+            f"{manifest['max_seq_length']}, not {max_seq_length}: set "
+            "--config.data.max_seq_length, or build records of that length."
+        )
+    for path in (os.path.join(data_dir, "vocab.txt"), vocab_file):
+        if hashlib.sha256(_vocab_bytes(path)).hexdigest() != manifest["vocab_sha256"]:
+            raise UserError(
+                f"{path} is not the vocabulary that the records in {data_dir} were built with: "
+                "build them with it."
+            )

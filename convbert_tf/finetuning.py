@@ -60,11 +60,11 @@ class GlueData:
         self.task = glue.find_task(config.name)
         self.schema = self.task.schema
 
-    def make_model(self, encoder):
-        labels = self.task.labels
-        return TextClassifier(
-            encoder, len(labels) or 1, dropout=self.config.classifier_dropout, labels=labels
-        )
+    def make_model(self, model):
+        """A classifier on the encoder of `model`; with its head if that has this task's labels."""
+        labels, dropout = self.task.labels, self.config.classifier_dropout
+        options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
+        return TextClassifier.start_from(model, self.config.init_from, **options)
 
     def write_training_records(self, path):
         return glue.write_records(
@@ -118,8 +118,11 @@ class SquadData:
         self.config, self.tokenizer, self.work_dir = config, tokenizer, work_dir
         self.version2 = SQUAD_TASKS[config.name]
 
-    def make_model(self, encoder):
-        return QuestionAnswerer(encoder, answerable=self.version2, beam_size=self.config.beam_size)
+    def make_model(self, model):
+        """A question answerer on the encoder of `model`; with its head if it is of this kind."""
+        options = {"answerable": self.version2, "beam_size": self.config.beam_size}
+        options |= {} if self.config.joint_prediction else {"joint": False}
+        return QuestionAnswerer.start_from(model, self.config.init_from, **options)
 
     def _windows(self, split):
         training = split == "train"
@@ -208,7 +211,8 @@ def _decision(model, batch):
     outputs = model(batch, training=False)
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
-    kept = {name: value for name, value in outputs.items() if name != "start_logits"}
+    of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
+    kept = {name: value for name, value in outputs.items() if name not in of_tokens}
     return kept | {name: batch[name] for name in ("example_id", "example_weights")}
 
 
@@ -246,11 +250,11 @@ def run(experiment, allow_config_change=False):
     task, options = experiment.task, experiment.training
     if not task.init_from or not options.model_dir:
         raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
-    description = presets.describe(task.init_from)
+    init_from = presets.fetch(task.init_from)
+    vocab_file, lower_case = presets.vocabulary(init_from)
     strategy = training.set_up(options)
     same_config = training.save_config(experiment, options.model_dir, allow_config_change)
-    vocab_file = presets.vocab_file(task.init_from)
-    tokenizer = WordPieceTokenizer(vocab_file, description["lower_case"])
+    tokenizer = WordPieceTokenizer(vocab_file, lower_case)
     work_dir = os.path.join(options.model_dir, "records")
     data = make_data(task, tokenizer, work_dir)
 
@@ -260,10 +264,11 @@ def run(experiment, allow_config_change=False):
     steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))
     with strategy.scope():
-        encoder = presets.load_encoder(task.init_from)
+        model = presets.load(init_from)
         if task.from_scratch:
-            encoder = ConvBertEncoder(encoder.config)
-        model = data.make_model(encoder)
+            model = ConvBertEncoder(getattr(model, "encoder", model).config)
+        model = data.make_model(model)
+    encoder = model.encoder
     check_length(task.max_seq_length, encoder.config)
     is_squad = isinstance(data, SquadData) and data.version2
     loss_options = {"answerable_weight": task.answerable_weight} if is_squad else {}
@@ -289,7 +294,5 @@ def run(experiment, allow_config_change=False):
         num_hidden_layers=encoder.config.num_hidden_layers,
         evaluator=_Evaluator(data, model, experiment, strategy),
     )
-    model.save_to_preset(
-        os.path.join(options.model_dir, "preset"), vocab_file, description["lower_case"]
-    )
+    model.save_to_preset(os.path.join(options.model_dir, "preset"), vocab_file, lower_case)
     return results

@@ -18,6 +18,7 @@ import sklearn.metrics
 
 from convbert_tf import records
 from convbert_tf.console import Progress, UserError, say
+from convbert_tf.files import atomic_path
 
 _SPLITS = {
     "train": ("train.tsv", "train"),
@@ -433,8 +434,5 @@ def write_submission(path, task, predictions):
     else:
         answers = [task.labels[prediction] for prediction in predictions]
     lines = ["index\tprediction", *(f"{i}\t{answer}" for i, answer in enumerate(answers))]
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    partial = f"{path}.partial-{os.getpid()}"
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.write("\n".join(lines) + "\n")
-    os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Heads for fine-tuning: TextClassifier and QuestionAnswerer, each with its losses.
+"""Heads for fine-tuning: TextClassifier, TokenClassifier, QuestionAnswerer; each with its losses.
 
 Axes as in layers.py, and J the beam of the question answerer. No TensorFlow.
 """
@@ -7,7 +7,9 @@ import keras
 from keras import ops
 
 from convbert_tf import presets
-from convbert_tf.layers import Dense, gelu
+from convbert_tf.console import say
+from convbert_tf.layers import Dense, activation, gelu
+from convbert_tf.model import ConvBertEncoder
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
@@ -15,23 +17,59 @@ QA_HIDDEN_SIZE = 512
 
 
 class _Head(keras.Model):
-    """A head on `self.encoder`: what the two models below share.
+    """A head on `self.encoder`: what the models below share.
 
     Heads compute in float32 whatever the precision policy, as they are small; so they are float32
-    models around an encoder of the policy's type.
+    models around an encoder of the policy's type. `_SAME` names the options that must be equal for
+    a head's weights to mean the same.
     """
 
-    @classmethod
-    def from_preset(cls, directory, **options):
-        """The model of a preset directory.
+    _SAME = ()
 
-        From a preset that holds something else (an encoder, a pretrainer, another head), or with
-        `options`, its encoder is taken and a new head is made: that is how fine-tuning starts.
+    @classmethod
+    def from_preset(cls, source, **options):
+        """The model of a preset or Hugging Face directory, or of "hf://owner/name@revision".
+
+        With `options`, or where there is another kind of model, as `start_from`: so fine-tuning
+        starts from anything.
         """
-        loaded = presets.load(directory)
-        if isinstance(loaded, cls) and not options:
-            return loaded
-        return cls(getattr(loaded, "encoder", loaded), **options)
+        return cls.start_from(presets.load(source), source, **options)
+
+    @classmethod
+    def start_from(cls, model, source="the model", **options):
+        """A model of this class with `options` on the encoder of `model` (any of this package).
+
+        Options that are not given are those of `model` where it is of this class. Its head goes
+        along if its labels, sizes and kind are what `options` ask for; if not, the head is new. A
+        line says what is kept or dropped; `source` names `model` there.
+        """
+        same_class = isinstance(model, cls)
+        if same_class and not options:
+            return model
+        encoder = getattr(model, "encoder", model)
+        old = model._options() if same_class else {}
+        new = cls(encoder, **(old | options))
+        changes = [f"{key} {old[key]!r} -> {value!r}" for key, value in new._meaning(old)]
+        if same_class and not changes:
+            for layer, other in zip(new._own_layers(), model._own_layers(), strict=True):
+                layer.set_weights(other.get_weights())
+            say(f"{source}: its head is kept")
+        elif isinstance(model, _Head):
+            reason = "; ".join(changes) or f"it is a {type(model).__name__}"
+            say(f"{source}: its head is dropped ({reason}); the new one has random weights")
+        return new
+
+    def _options(self):
+        """All options of the constructor but the encoder."""
+        return {key: value for key, value in self.get_config().items() if key != "encoder"}
+
+    def _meaning(self, old):
+        """(option, value) of those in `_SAME` that differ from `old`, if there is any."""
+        new = self._options()
+        return [(key, new[key]) for key in self._SAME if old and new[key] != old[key]]
+
+    def _own_layers(self):
+        return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
         """Writes a preset directory; see presets.save."""
@@ -39,8 +77,11 @@ class _Head(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        encoder = ConvBertEncoder.from_config(config["encoder"]["config"])
         return cls(**(config | {"encoder": encoder}))
+
+    def get_config(self):
+        return {"encoder": keras.saving.serialize_keras_object(self.encoder), "name": self.name}
 
     def _dense(self, input_size, units, name, act=None):
         layer = Dense(units, activation=act, dtype="float32", name=name)
@@ -48,22 +89,10 @@ class _Head(keras.Model):
         return layer
 
 
-@keras.saving.register_keras_serializable("convbert_tf")
-class TextClassifier(_Head):
-    """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
+class _Classifier(_Head):
+    """What the classifiers of texts and of tokens share."""
 
-    With num_classes=1 it is a regressor (STS-B).
-
-    Args:
-        encoder: ConvBertEncoder.
-        num_classes: number of logits.
-        dropout: rate on the pooled output while training.
-        labels: names of the classes, or None.
-
-    Call: the encoder's inputs -> logits float32 [B, num_classes].
-
-    Weights: `encoder`, `logits`.
-    """
+    _SAME = ("num_classes", "labels")
 
     def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
@@ -73,10 +102,51 @@ class TextClassifier(_Head):
         self.logits = self._dense(encoder.config.hidden_size, num_classes, "logits")
         self.built = True
 
+    def get_config(self):
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "dropout": self.dropout.rate,
+            "labels": self.labels,
+        }
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class TextClassifier(_Classifier):
+    """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
+
+    With num_classes=1 it is a regressor (STS-B).
+
+    Args:
+        encoder: ConvBertEncoder.
+        num_classes: number of logits.
+        dropout: rate on the pooled output while training.
+        labels: names of the classes, or None.
+        hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
+            encoder's activation -> dropout -> Dense(num_classes).
+
+    Call: the encoder's inputs -> logits float32 [B, num_classes].
+
+    Weights: `encoder`, `logits`; `hidden` [H, H] with `hidden_layer`.
+    """
+
+    _SAME = (*_Classifier._SAME, "hidden_layer")
+
+    def __init__(
+        self, encoder, num_classes, dropout=0.1, labels=None, hidden_layer=False, **kwargs
+    ):
+        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
+        self.hidden_layer = hidden_layer
+        if hidden_layer:
+            size = encoder.config.hidden_size
+            act = activation(encoder.config.hidden_act)
+            self.hidden = self._dense(size, size, "hidden", act)
+
     def call(self, inputs, training=False):
         pooled = self.encoder(inputs, training=training)["pooled_output"]
-        pooled = ops.cast(pooled, "float32")
-        return self.logits(self.dropout(pooled, training=training))
+        features = self.dropout(ops.cast(pooled, "float32"), training=training)
+        if self.hidden_layer:
+            features = self.dropout(self.hidden(features), training=training)
+        return self.logits(features)
 
     def example_losses(self, logits, batch):
         """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them."""
@@ -85,13 +155,29 @@ class TextClassifier(_Head):
         return cross_entropy(logits, batch["label_ids"])
 
     def get_config(self):
-        return {
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "num_classes": self.num_classes,
-            "dropout": self.dropout.rate,
-            "labels": self.labels,
-            "name": self.name,
-        }
+        return super().get_config() | {"hidden_layer": self.hidden_layer}
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class TokenClassifier(_Classifier):
+    """Labels each token (named entities, parts of speech): dropout -> Dense(num_classes).
+
+    Args: as TextClassifier, without a hidden layer.
+
+    Call: the encoder's inputs -> logits float32 [B, T, num_classes].
+
+    Weights: `encoder`, `logits`.
+    """
+
+    def call(self, inputs, training=False):
+        hidden = self.encoder(inputs, training=training)["sequence_output"]
+        return self.logits(self.dropout(ops.cast(hidden, "float32"), training=training))
+
+    def example_losses(self, logits, batch):
+        """Loss of each example [B]: the sum over its tokens with `label_ids` [B, T] >= 0."""
+        labels = ops.convert_to_tensor(batch["label_ids"])
+        losses = cross_entropy(logits, ops.maximum(labels, 0))
+        return ops.sum(losses * ops.cast(labels >= 0, "float32"), axis=1)
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -103,10 +189,15 @@ class QuestionAnswerer(_Head):
     third head tells from the first token and the start-weighted hidden state whether the question
     has no answer. Only [CLS] (for "no answer") and tokens of the second segment can be chosen.
 
+    With joint=False the end does not depend on the start: both come from one Dense(2), as in
+    Hugging Face's head (and, with the loss over the tokens above alone, in the original's
+    `joint_prediction=False`).
+
     Args:
         encoder: ConvBertEncoder.
         answerable: whether to learn that a question has no answer (SQuAD 2.0).
         beam_size: J.
+        joint: whether the end is scored given the start.
 
     Call:
         inputs: the encoder's inputs; when training also `start_positions` int [B].
@@ -114,18 +205,25 @@ class QuestionAnswerer(_Head):
         (positive: no answer); when training "end_logits" [B, T]; else "start_top_log_probs",
         "start_top_index" [B, J] and "end_top_log_probs", "end_top_index" [B, J, J]: for each of
         the J best starts its J best ends; positions from T on, at -1e9, where T is below J.
+        With joint=False "start_logits" and "end_logits" [B, T] are always there, and of all tokens.
 
-    Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`; `answerable_hidden` [2H, 512],
-    `answerable_logit`.
+    Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`, or `logits` [H, 2] with joint=False;
+    `answerable_hidden` [2H, 512], `answerable_logit`.
     """
 
-    def __init__(self, encoder, answerable=False, beam_size=20, **kwargs):
+    _SAME = ("answerable", "joint")
+
+    def __init__(self, encoder, answerable=False, beam_size=20, joint=True, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.encoder, self.answerable, self.beam_size = encoder, answerable, beam_size
+        self.encoder, self.answerable = encoder, answerable
+        self.beam_size, self.joint = beam_size, joint
         hidden_size = encoder.config.hidden_size
-        self.start = self._dense(hidden_size, 1, "start")
-        self.end_hidden = self._dense(2 * hidden_size, QA_HIDDEN_SIZE, "end_hidden")
-        self.end = self._dense(QA_HIDDEN_SIZE, 1, "end")
+        if joint:
+            self.start = self._dense(hidden_size, 1, "start")
+            self.end_hidden = self._dense(2 * hidden_size, QA_HIDDEN_SIZE, "end_hidden")
+            self.end = self._dense(QA_HIDDEN_SIZE, 1, "end")
+        else:
+            self.logits = self._dense(hidden_size, 2, "logits")
         if answerable:
             self.answerable_hidden = self._dense(
                 2 * hidden_size, QA_HIDDEN_SIZE, "answerable_hidden", gelu
@@ -136,21 +234,31 @@ class QuestionAnswerer(_Head):
     def call(self, inputs, training=False):
         hidden = ops.cast(self.encoder(inputs, training=training)["sequence_output"], "float32")
         excluded = NO_ANSWER * (1 - self._answer_mask(inputs))  # [B, T]
-        start_logits = self.start(hidden)[:, :, 0] - excluded
-        outputs = {"start_logits": start_logits}
-        if training:
-            starts = _rows(hidden, inputs["start_positions"][:, None])  # [B, 1, H]
-            outputs["end_logits"] = self._end_logits(hidden, starts)[:, 0] - excluded
+        if self.joint:
+            starts = inputs["start_positions"] if training else None
+            outputs = self._joint_outputs(hidden, excluded, starts)
+            start_logits = outputs["start_logits"]
         else:
-            outputs |= self._beam(hidden, start_logits, excluded)
+            logits = self.logits(hidden)
+            outputs = {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
+            start_logits, end_logits = (outputs[f"{x}_logits"] - excluded for x in ("start", "end"))
+            outputs |= {} if training else self._independent_beam(start_logits, end_logits)
         if self.answerable:
             weights = ops.softmax(start_logits, axis=-1)[:, :, None]
             expected_start = ops.sum(weights * hidden, axis=1)
             features = ops.concatenate([hidden[:, 0], expected_start], axis=-1)
-            outputs["answerable_logit"] = self.answerable_logit(self.answerable_hidden(features))[
-                :, 0
-            ]
+            logits = self.answerable_logit(self.answerable_hidden(features))
+            outputs["answerable_logit"] = logits[:, 0]
         return outputs
+
+    def _joint_outputs(self, hidden, excluded, starts):
+        """`starts` int [B]: of the ends to score; None for the beam's."""
+        start_logits = self.start(hidden)[:, :, 0] - excluded
+        if starts is None:
+            return {"start_logits": start_logits} | self._beam(hidden, start_logits, excluded)
+        of_starts = _rows(hidden, starts[:, None])  # [B, 1, H]
+        end_logits = self._end_logits(hidden, of_starts)[:, 0] - excluded
+        return {"start_logits": start_logits, "end_logits": end_logits}
 
     def _answer_mask(self, inputs):
         """1 for context tokens (the closing [SEP] too, as in the original) and for [CLS]."""
@@ -176,12 +284,15 @@ class QuestionAnswerer(_Head):
         starts = ops.minimum(start_index, ops.shape(hidden)[1] - 1)
         end_logits = self._end_logits(hidden, _rows(hidden, starts)) - excluded[:, None]
         end_log_probs, end_index = _top_k(ops.log_softmax(end_logits), self.beam_size)
-        return {
-            "start_top_log_probs": start_log_probs,
-            "start_top_index": start_index,
-            "end_top_log_probs": end_log_probs,
-            "end_top_index": end_index,
-        }
+        return _beams(start_log_probs, start_index, end_log_probs, end_index)
+
+    def _independent_beam(self, start_logits, end_logits):
+        """The J best ends are the same for each start."""
+        starts, ends = (
+            _top_k(ops.log_softmax(x), self.beam_size) for x in (start_logits, end_logits)
+        )
+        ends = [ops.repeat(x[:, None], self.beam_size, axis=1) for x in ends]  # [B, J, J]
+        return _beams(*starts, *ends)
 
     def example_losses(self, outputs, batch, answerable_weight=0.5):
         """Loss of each example [B], from outputs in training mode."""
@@ -197,12 +308,16 @@ class QuestionAnswerer(_Head):
         return losses
 
     def get_config(self):
-        return {
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
+        return super().get_config() | {
             "answerable": self.answerable,
             "beam_size": self.beam_size,
-            "name": self.name,
+            "joint": self.joint,
         }
+
+
+def _beams(*values):
+    names = ("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index")
+    return dict(zip(names, values, strict=True))
 
 
 def _top_k(log_probs, k):
@@ -227,7 +342,7 @@ def cross_entropy(logits, labels):
     With its own gradient, which keeps the exponentials: over a vocabulary that is twice as quick
     on CPUs as what backends offer.
     """
-    num_classes = ops.shape(logits)[-1]
+    num_classes = ops.shape(logits)[-1]  # of tokens: not known while tracing
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
 
     @ops.custom_gradient

@@ -5,17 +5,14 @@ out as global batches first and cut into replicas afterwards, so that N replicas
 replica would, and a run that starts at step s reads what an uninterrupted run reads from s on.
 """
 
-import json
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf import records
+from convbert_tf import records, shards
 from convbert_tf.console import UserError
-
-MANIFEST = "manifest.json"
-_FORMAT = 1
+from convbert_tf.shards import load_manifest
 
 # The second half of a stateless seed: keeps the streams drawn from one user's seed apart.
 _SHARD_ORDER, _RECORD_ORDER, _UNIFORMS = 1, 2, 3
@@ -27,48 +24,18 @@ _BATCHES_PER_POOL = 50  # batches sorted by length together; more: less padding,
 # --- pre-training: shards on disk ---
 
 
-def load_manifest(data_dir):
-    """The manifest of pre-training records that `corpus.build` left in `data_dir`, as a dict.
-
-    Raises:
-        UserError: the manifest is missing or broken, or a shard it lists is missing or not of the
-            size it was written with.
-    """
-    path = os.path.join(data_dir, MANIFEST)
-    if not tf.io.gfile.exists(path):
-        raise UserError(
-            f"{path} is not there: build the records first, or finish building them "
-            "(tools/build_pretraining_data.py)."
-        )
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            manifest = json.load(file)
-        sizes = {shard["file"]: shard["file_bytes"] for shard in manifest["shards"]}
-        counted = sum(shard["records"] for shard in manifest["shards"])
-        broken = manifest["format"] != _FORMAT or not counted or counted != manifest["num_records"]
-    except (ValueError, KeyError, TypeError):
-        broken = True
-    if broken:
-        raise UserError(f"{path} is no manifest of this version; build the records again.")
-    for name, size in sizes.items():
-        shard = os.path.join(data_dir, name)
-        found = tf.io.gfile.stat(shard).length if tf.io.gfile.exists(shard) else None
-        if found != size:
-            state = "missing" if found is None else f"{found} bytes long, not {size}"
-            raise UserError(f"{shard} is {state}; build the records again.")
-    return manifest
-
-
 def pretraining_dataset(
     data_dir,
+    start_step=0,
+    input_context=None,
     *,
     batch_size,
     max_seq_length,
     seed,
-    start_step=0,
     vocab_size=None,
-    input_context=None,
     shards_per_round=16,
+    cache=False,
+    damaged=None,
 ):
     """The endless stream of pre-training batches from step `start_step` on.
 
@@ -78,14 +45,18 @@ def pretraining_dataset(
 
     Args:
         data_dir: what `corpus.build` wrote.
+        start_step: the step whose batch comes first.
+        input_context: `tf.distribute.InputContext`; each of its pipeline's replicas gets b = B / R
+            rows of every global batch, as one element each.
         batch_size: B, the global batch.
         max_seq_length: T, at least the longest record.
         seed: of the order of the records and of the uniforms.
-        start_step: the step whose batch comes first.
         vocab_size: if given, records with other ids are refused.
-        input_context: `tf.distribute.InputContext`; each of its pipeline's replicas gets b = B / R
-            rows of every global batch, as one element each.
         shards_per_round: how far records are mixed, and how much is held in memory (about twice).
+        cache: whether to read all records at once and keep them in memory.
+        damaged: a dict that takes each damaged record, (file, number) -> records.Damage, instead
+            of an error; the next whole record of its shard comes in its place, so that all others
+            come when they would have. Reads the shards in Python.
 
     Returns:
         A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T] and `uniforms` float32
@@ -95,11 +66,11 @@ def pretraining_dataset(
         UserError: see `load_manifest`; or B is not a multiple of the replicas.
         tf.errors.OpError: while reading, on a damaged record; `explain` names the shard.
     """
-    manifest = load_manifest(data_dir)
+    manifest = load_manifest(data_dir, damaged is not None)
     _check_length(manifest, max_seq_length, data_dir)
-    paths = [os.path.join(data_dir, shard["file"]) for shard in manifest["shards"]]
-    counts = [shard["records"] for shard in manifest["shards"]]
-    serialized = _shuffled_records(paths, counts, seed, start_step * batch_size, shards_per_round)
+    paths, counts = shards.paths_and_counts(manifest, data_dir)
+    reader = shards.reader(paths, counts, cache, damaged)
+    serialized = _shuffled_records(counts, reader, seed, start_step * batch_size, shards_per_round)
     return _pretraining_batches(
         serialized, batch_size, max_seq_length, seed, start_step, vocab_size, input_context
     )
@@ -107,13 +78,14 @@ def pretraining_dataset(
 
 def evaluation_dataset(
     data_dir,
+    input_context=None,
     *,
     batch_size,
     max_seq_length,
     seed,
     num_batches=None,
     vocab_size=None,
-    input_context=None,
+    damaged=None,
 ):
     """The first `num_batches` batches (default: all) of `data_dir` in the order of the files.
 
@@ -123,11 +95,14 @@ def evaluation_dataset(
     Raises:
         UserError: as `pretraining_dataset`; or the records do not fill one batch.
     """
-    manifest = load_manifest(data_dir)
+    manifest = load_manifest(data_dir, damaged is not None)
     _check_length(manifest, max_seq_length, data_dir)
     _full_batches(manifest["num_records"], batch_size, data_dir)
-    paths = [os.path.join(data_dir, shard["file"]) for shard in manifest["shards"]]
+    paths, counts = shards.paths_and_counts(manifest, data_dir)
     serialized = tf.data.TFRecordDataset(paths)
+    if damaged is not None:
+        numbers = tf.data.Dataset.range(len(paths)).map(lambda number: number[None])
+        serialized = numbers.map(shards.reader(paths, counts, False, damaged)).unbatch()
     if num_batches is not None:
         serialized = serialized.take(num_batches * batch_size)
     return _pretraining_batches(
@@ -135,23 +110,25 @@ def evaluation_dataset(
     )
 
 
-def explain(error, data_dir, max_seq_length, vocab_size=None):
-    """Turns `error`, raised while reading `data_dir`, into a `UserError` that names the shard.
+def explain(error, data_dirs, max_seq_length, vocab_size=None, damage_allowed=False):
+    """Turns `error`, raised while reading `data_dirs`, into a `UserError` that names the shard.
 
     Reads the shards again to find it. Returns `error` itself if none of them is at fault.
     """
-    for shard in load_manifest(data_dir)["shards"]:
-        path = os.path.join(data_dir, shard["file"])
-        try:
-            serialized = records.read(path)
-            _lengths(serialized, records.PRETRAINING, max_seq_length, path, vocab_size)
-        except UserError as found:
-            return found
-        if len(serialized) != shard["records"]:
-            return UserError(
-                f"{path} holds {len(serialized)} records, not {shard['records']} as its manifest "
-                "says; build the records again."
-            )
+    for data_dir in data_dirs:
+        for shard in load_manifest(data_dir, damage_allowed)["shards"]:
+            path, expected = os.path.join(data_dir, shard["file"]), shard["records"]
+            try:
+                found = records.salvage(path)[0] if damage_allowed else records.read(path)
+                whole = [record for record in found if record is not None]
+                _lengths(whole, records.PRETRAINING, max_seq_length, path, vocab_size)
+            except UserError as fault:
+                return fault
+            if len(found) > expected or (len(found) < expected and not damage_allowed):
+                return UserError(
+                    f"{path} holds {len(found)} records, not {expected} as its manifest says; "
+                    "build the records again."
+                )
     return error
 
 
@@ -163,11 +140,11 @@ def _check_length(manifest, max_seq_length, data_dir):
         )
 
 
-def _shuffled_records(paths, counts, seed, start, shards_per_round):
+def _shuffled_records(counts, read, seed, start, shards_per_round):
     """The endless stream of serialised records from record number `start` on."""
-    rounds_per_epoch = -(-len(paths) // shards_per_round)
-    num_shards, num_records = len(paths), sum(counts)
-    paths, counts = tf.constant(paths), tf.constant(counts, tf.int64)
+    rounds_per_epoch = -(-len(counts) // shards_per_round)
+    num_shards, num_records = len(counts), sum(counts)
+    counts = tf.constant(counts, tf.int64)
 
     def shards_of(round_number):
         epoch, part = round_number // rounds_per_epoch, round_number % rounds_per_epoch
@@ -177,18 +154,9 @@ def _shuffled_records(paths, counts, seed, start, shards_per_round):
         return order[part * shards_per_round : (part + 1) * shards_per_round]
 
     def read_shuffled(round_number):
-        shards = shards_of(round_number)
-        count = tf.reduce_sum(tf.gather(counts, shards))
-        # One more than there should be, so that a surplus is seen as well as a lack.
-        files = tf.data.TFRecordDataset(tf.gather(paths, shards), buffer_size=4 << 20)
-        serialized = files.batch(count + 1).get_single_element()
-        same = tf.debugging.assert_equal(
-            tf.size(serialized, tf.int64), count, "A shard does not match its manifest."
+        return tf.random.experimental.stateless_shuffle(
+            read(shards_of(round_number)), _fold([seed, _RECORD_ORDER], round_number)
         )
-        with tf.control_dependencies([same]):
-            return tf.random.experimental.stateless_shuffle(
-                serialized, _fold([seed, _RECORD_ORDER], round_number)
-            )
 
     epoch, skip = divmod(start, num_records)
     first_round = epoch * rounds_per_epoch
@@ -348,10 +316,19 @@ def _lengths(serialized, schema, max_seq_length, name, vocab_size=None):
         try:
             parsed = records.parse(part, schema, max_seq_length, vocab_size)
         except tf.errors.InvalidArgumentError as error:
-            reason = " ".join(error.message.split())
-            raise UserError(
-                f"{name}, records {start} to {start + len(part) - 1}: {reason}"
-            ) from error
+            if len(part) > 1:  # to find the one that is at fault
+                for i in range(len(part)):
+                    one = f"{name}, record {start + i + 1}"
+                    _lengths(
+                        serialized[start + i : start + i + 1],
+                        schema,
+                        max_seq_length,
+                        one,
+                        vocab_size,
+                    )
+            # Without what tf.debugging adds of the values compared.
+            reason = " ".join(error.message.split()).split(" Condition x ")[0]
+            raise UserError(f"{name}: {reason}") from error
         found.append(tf.reduce_sum(parsed["input_mask"], axis=1).numpy())
     return np.concatenate(found)
 

@@ -139,8 +139,19 @@ class GroupedDense(keras.layers.Layer):
         }
 
 
+class _TakesMask(keras.layers.Layer):
+    """A layer that is given its mask and hands none on: Keras's implicit masks stay out of it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def compute_mask(self, *_, **__):
+        return None
+
+
 @keras.saving.register_keras_serializable("convbert_tf")
-class SpanDynamicConvolution(keras.layers.Layer):
+class SpanDynamicConvolution(_TakesMask):
     """Span-based dynamic convolution (section 4.1): the kernel comes from a span of the input.
 
         span_key = pointwise(depthwise_K(x))                       [B, T, A]
@@ -263,7 +274,7 @@ def _merge_heads(x):
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
-class MixedAttention(keras.layers.Layer):
+class MixedAttention(_TakesMask):
     """Mixed attention (section 4.2): self-attention and span-based dynamic convolution together.
 
     N = num_attention_heads / head_ratio heads are kept for each of the two (at least one); they
@@ -456,7 +467,7 @@ def activation(hidden_act):
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
-class ConvBertBlock(keras.layers.Layer):
+class ConvBertBlock(_TakesMask):
     """One layer of the encoder, normalised after each residual connection:
 
         y = LayerNorm(x + dropout(Dense(MixedAttention(x))))

@@ -54,6 +54,8 @@ class AdamW(keras.optimizers.Optimizer):
             for embeddings, i + 1 for layer i, and num_hidden_layers + 2 for a task's head; None or
             0 for 1 everywhere.
         num_hidden_layers: L, for the above.
+        skip_nonfinite: whether a gradient whose norm is not finite changes no weight and no moment
+            (the step is counted in the schedule all the same).
 
     Attributes:
         gradient_norm: norm of the last step's global gradient before clipping.
@@ -69,6 +71,7 @@ class AdamW(keras.optimizers.Optimizer):
         clip_norm=1.0,
         layerwise_lr_decay=None,
         num_hidden_layers=None,
+        skip_nonfinite=False,
         name="adamw",
         **kwargs,
     ):
@@ -76,7 +79,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.weight_decay_rate, self.clip_norm = weight_decay_rate, clip_norm
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.layerwise_lr_decay = layerwise_lr_decay or None
-        self.num_hidden_layers = num_hidden_layers
+        self.num_hidden_layers, self.skip_nonfinite = num_hidden_layers, skip_nonfinite
         self.gradient_norm = None
 
     def build(self, variables):
@@ -112,6 +115,10 @@ class AdamW(keras.optimizers.Optimizer):
         if self.clip_norm:
             scale = self.clip_norm / ops.maximum(self.gradient_norm, self.clip_norm)
             grads = [grad * ops.cast(scale, grad.dtype) for grad in grads]
+        if self.skip_nonfinite:
+            # Marks every element, for update_step: an infinite norm has scaled some to 0.
+            mark = ops.where(ops.isfinite(self.gradient_norm), 0.0, float("nan"))
+            grads = [grad + ops.cast(mark, grad.dtype) for grad in grads]
         super()._backend_apply_gradients(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -123,14 +130,20 @@ class AdamW(keras.optimizers.Optimizer):
         update = new_momentum / (ops.sqrt(new_velocity) + self.epsilon)
         if self.weight_decay_rate and len(variable.shape) > 1:
             update = update + self.weight_decay_rate * variable
-        rate = ops.cast(learning_rate, variable.dtype) * self._multipliers[index]
+        change = ops.cast(learning_rate, variable.dtype) * self._multipliers[index] * update
+        if self.skip_nonfinite:
+            good = ops.isfinite(gradient)
+            new_momentum = ops.where(good, new_momentum, momentum)
+            new_velocity = ops.where(good, new_velocity, velocity)
+            change = ops.where(good, change, 0.0)
         self.assign(momentum, new_momentum)
         self.assign(velocity, new_velocity)
-        self.assign_sub(variable, rate * update)
+        self.assign_sub(variable, change)
 
     def get_config(self):
         names = (
-            "weight_decay_rate beta_1 beta_2 epsilon clip_norm layerwise_lr_decay num_hidden_layers"
+            "weight_decay_rate beta_1 beta_2 epsilon clip_norm layerwise_lr_decay "
+            "num_hidden_layers skip_nonfinite"
         )
         config = super().get_config()
         # Keras's own options of that kind are not ours.
@@ -163,4 +176,5 @@ def create(training, num_train_steps, num_hidden_layers=None):
         clip_norm=training.clip_norm,
         layerwise_lr_decay=training.layerwise_lr_decay,
         num_hidden_layers=num_hidden_layers,
+        skip_nonfinite=training.on_nonfinite == "skip",
     )

@@ -5,9 +5,12 @@
     vocab.txt           the vocabulary, where one is known
     README.md           one line that says what it is
 
-A preset is written whole or not at all, and read whole or not at all.
+A preset is written whole or not at all, and read whole or not at all. What is read may as well be
+a Hugging Face directory, or a preset or model on its hub: "hf://owner/name@revision".
 """
 
+import contextlib
+import glob
 import hashlib
 import importlib
 import os
@@ -17,15 +20,18 @@ import textwrap
 
 import h5py
 
+from convbert_tf import huggingface_files
 from convbert_tf.config import read_json, write_json
 from convbert_tf.console import UserError
 
 FORMAT = 1
-# Class of a preset -> its module, imported when it is asked for: those modules import this one.
+# Class of a preset -> its module, imported when it is asked for, as huggingface is: those modules
+# import this one.
 MODULES = {
     "ConvBertEncoder": "model",
     "ConvBertPretrainer": "pretraining",
     "TextClassifier": "heads",
+    "TokenClassifier": "heads",
     "QuestionAnswerer": "heads",
 }
 CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "vocab.txt"
@@ -33,7 +39,7 @@ README_FILE = "README.md"
 
 
 def save(model, directory, vocab_file=None, lower_case=True):
-    """Writes `model` (an encoder, pretrainer, classifier or question answerer) to `directory`.
+    """Writes `model` (an encoder, a pretrainer or a model with a head) to `directory`.
 
     Args:
         model: a model of this package.
@@ -41,17 +47,28 @@ def save(model, directory, vocab_file=None, lower_case=True):
         vocab_file: path of a vocabulary to go with it.
         lower_case: whether texts are lower-cased before they are tokenised.
     """
+    with replacing(directory) as partial:
+        _write_files(model, partial, vocab_file, lower_case)
+
+
+@contextlib.contextmanager
+def replacing(directory):
+    """A new folder, whose files move into `directory` when all went well; config.json last.
+
+    Everything that may fail comes first, in the folder beside; without config.json there is no
+    model in a directory.
+    """
+    if _is_address(directory):
+        raise UserError(f"{directory}: a model is written to a directory, not to the hub.")
     os.makedirs(directory, exist_ok=True)
-    # Everything that may fail comes first, in a folder beside; then the files move.
     with tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial:
-        names = _write_files(model, partial, vocab_file, lower_case)
-        for name in names:
+        yield partial
+        for name in sorted(os.listdir(partial), key=lambda name: name == CONFIG_FILE):
             os.replace(os.path.join(partial, name), os.path.join(directory, name))
 
 
 def _write_files(model, directory, vocab_file, lower_case):
-    """Writes the files of a preset; their names, config.json last: without it is no preset."""
-    names, kind = [WEIGHTS_FILE, README_FILE, CONFIG_FILE], type(model).__name__
+    names, kind = (WEIGHTS_FILE, README_FILE, CONFIG_FILE), type(model).__name__
     weights, readme, config = (os.path.join(directory, name) for name in names)
     model.save_weights(weights)
     with open(readme, "w", encoding="utf-8") as file:
@@ -61,7 +78,6 @@ def _write_files(model, directory, vocab_file, lower_case):
         )
     if vocab_file:
         shutil.copyfile(vocab_file, os.path.join(directory, VOCAB_FILE))
-        names.insert(0, VOCAB_FILE)
     description = {
         "format": FORMAT,
         "class": kind,
@@ -70,16 +86,29 @@ def _write_files(model, directory, vocab_file, lower_case):
         "weights_sha256": _sha256(weights),
     }
     write_json(config, description)
-    return names
 
 
-def load(directory):
-    """The model that was saved in `directory`, of whatever class.
+def _is_address(source):
+    return str(source).startswith("hf://")
+
+
+def fetch(source):
+    """Path of a local directory: `source`, or where "hf://owner/name@revision" is downloaded to."""
+    if not _is_address(source):
+        return source
+    return huggingface_files.download(source)
+
+
+def load(source):
+    """The model in `source`, of whatever class: a preset, or what huggingface.load takes.
 
     Raises:
         UserError: the directory is missing, foreign, damaged, or of a newer format; or a weight
             of the model is not in the file, or one in the file is not in the model.
     """
+    directory = fetch(source)
+    if is_huggingface(directory):
+        return importlib.import_module("convbert_tf.huggingface").load(directory)
     description = describe(directory)
     weights_file = os.path.join(directory, WEIGHTS_FILE)
     if not os.path.exists(weights_file):
@@ -92,7 +121,6 @@ def load(directory):
     kind = description["class"]
     if kind not in MODULES:
         raise UserError(f"{directory} holds a {kind}, which this version does not know.")
-    importlib.import_module("convbert_tf.model")  # the encoder inside a head's config
     cls = getattr(importlib.import_module(f"convbert_tf.{MODULES[kind]}"), kind)
     try:
         model = cls.from_config(description["config"])
@@ -103,20 +131,23 @@ def load(directory):
     return model
 
 
-def load_encoder(directory):
-    """The encoder of the model in `directory`: of a pretrainer the discriminator."""
-    model = load(directory)
+def load_encoder(source):
+    """The encoder of the model in `source`, as `load` takes it: of a pretrainer the discriminator.
+
+    Of a head that has no counterpart here, a Hugging Face directory's encoder is taken as well.
+    """
+    model = load(source)
     return getattr(model, "encoder", model)
 
 
 def describe(directory):
     """The content of a preset's config.json, checked."""
-    description = read_json(os.path.join(directory, CONFIG_FILE), "a convbert_tf preset")
+    description = _read_config(directory)
     fields = {"class", "config", "format", "weights_sha256"}
-    if not isinstance(description, dict) or not fields <= description.keys():
+    if not fields <= _fields(description):
         raise UserError(
-            f"{directory} is no preset of convbert_tf; convbert_tf.conversion makes one from an "
-            "original or Hugging Face checkpoint."
+            f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
+            "an original or Hugging Face checkpoint."
         )
     if description["format"] > FORMAT:
         raise UserError(
@@ -124,6 +155,50 @@ def describe(directory):
             f"{FORMAT}: update convbert_tf."
         )
     return description
+
+
+def is_huggingface(directory):
+    """Whether the local `directory` is a Hugging Face model's."""
+    return "model_type" in _fields(_read_config(directory))
+
+
+def is_original(directory):
+    """Whether the local `directory` holds a checkpoint of the original, and no other format.
+
+    A config.json of its own may be beside it.
+    """
+    pattern = os.path.join(glob.escape(directory), "*.ckpt*.index")
+    if not glob.glob(pattern):
+        return False
+    path = os.path.join(directory, CONFIG_FILE)
+    values = read_json(path, "a config") if os.path.exists(path) else {}
+    return not _fields(values) & {"model_type", "format"}
+
+
+def _fields(values):
+    return set(values) if isinstance(values, dict) else set()
+
+
+def _read_config(directory):
+    if is_original(directory):
+        raise UserError(
+            f"{directory} holds a checkpoint of the original, which does not tell its "
+            "architecture: make a preset of it by tools/convert_checkpoint.py --config=..."
+        )
+    path = os.path.join(directory, CONFIG_FILE)
+    return read_json(path, "a preset of convbert_tf or a Hugging Face model")
+
+
+def vocabulary(source):
+    """Path of the vocabulary that goes with `source`, and whether its texts are lower-cased.
+
+    Raises:
+        UserError: it has none.
+    """
+    directory = fetch(source)
+    if is_huggingface(directory):
+        return huggingface_files.vocabulary(directory)
+    return vocab_file(directory), describe(directory)["lower_case"]
 
 
 def vocab_file(directory):
@@ -144,19 +219,24 @@ def _load_weights(model, path):
         model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} does not fit its config.json: {_one_line(error)}") from error
-    arrays = []
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: (
-                arrays.append(name)
-                if isinstance(item, h5py.Dataset) and "seed_generator" not in name
-                else None
-            )
-        )
+    arrays = stored_arrays(os.path.dirname(path))
     if len(arrays) != len(model.weights):
         raise UserError(
             f"{path} holds {len(arrays)} arrays for the {len(model.weights)} weights of the model."
         )
+
+
+def stored_arrays(directory):
+    """Names of the weights in a preset's file."""
+    arrays = []
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
+            arrays.append(name)
+
+    with h5py.File(os.path.join(directory, WEIGHTS_FILE)) as file:
+        file.visititems(note)
+    return arrays
 
 
 def _one_line(error):

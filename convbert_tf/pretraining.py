@@ -9,7 +9,7 @@ import dataclasses
 import keras
 from keras import ops
 
-from convbert_tf import masking, presets
+from convbert_tf import flops, masking, presets
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
 from convbert_tf.heads import cross_entropy, sigmoid_cross_entropy
@@ -22,16 +22,19 @@ class ConvBertPretrainer(keras.Model):
 
     The generator fills in masked tokens; the discriminator sees its samples in place and tells
     for every token whether it was replaced. They share the embeddings unless
-    `untied_generator_embeddings`. With objective "mlm" there is no discriminator task: the
-    full-size encoder itself predicts the masked tokens, as BERT.
+    `untied_generator_embeddings`; with `untied_generator=False` they are one encoder of full size.
+    With `uniform_generator` there is none, and samples are uniform over the vocabulary. With
+    objective "mlm" there is no discriminator task: the full-size encoder itself predicts the masked
+    tokens, as BERT.
 
     Args:
         config: ModelConfig of the discriminator; the generator's follows from it.
         pretraining: PretrainingConfig.
 
     Attributes:
-        generator, discriminator: ConvBertEncoders (the same one with objective "mlm").
-        generator_head, discriminator_head: MaskedLmHead; DiscriminatorHead or None.
+        generator, discriminator: ConvBertEncoders (the same one with objective "mlm" or
+            `untied_generator=False`; no generator with `uniform_generator`: None).
+        generator_head, discriminator_head: MaskedLmHead or None; DiscriminatorHead or None.
     """
 
     def __init__(self, config, pretraining=None, **kwargs):
@@ -43,27 +46,32 @@ class ConvBertPretrainer(keras.Model):
         self.discriminator = ConvBertEncoder(
             self.config, dtype=self.dtype_policy, name="discriminator"
         )
-        self.discriminator_head = None
+        self.generator = self._make_generator()
+        self.generator_head = self.discriminator_head = None
         if self.pretraining.objective == "electra":
-            generator_config = self.config.generator()
-            tied = not self.config.untied_generator_embeddings
-            self.generator = ConvBertEncoder(
-                generator_config,
-                embeddings=self.discriminator.embeddings if tied else None,
-                dtype=self.dtype_policy,
-                name="generator",
-            )
             self.discriminator_head = DiscriminatorHead(
                 self.config, dtype=self.dtype_policy, name="discriminator_head"
             )
             self.discriminator_head.build()
-        else:
-            generator_config, self.generator = self.config, self.discriminator
-        self.generator_head = MaskedLmHead(
-            generator_config, dtype=self.dtype_policy, name="generator_head"
-        )
-        self.generator_head.build()
+        if self.generator is not None:
+            self.generator_head = MaskedLmHead(
+                self.generator.config, dtype=self.dtype_policy, name="generator_head"
+            )
+            self.generator_head.build()
         self.built = True
+
+    def _make_generator(self):
+        if self.pretraining.uniform_generator:
+            return None
+        if self.pretraining.objective == "mlm" or not self.pretraining.untied_generator:
+            return self.discriminator
+        tied = not self.config.untied_generator_embeddings
+        return ConvBertEncoder(
+            self.config.generator(),
+            embeddings=self.discriminator.embeddings if tied else None,
+            dtype=self.dtype_policy,
+            name="generator",
+        )
 
     @property
     def encoder(self):
@@ -91,27 +99,38 @@ class ConvBertPretrainer(keras.Model):
             features: `input_ids`, `input_mask`, `segment_ids` int [B, T].
             masked: masking.MaskedInputs.
             sample_uniforms: float32 [B, M] for sampling from the generator; None takes its most
-                likely token, so that nothing is random.
+                likely token, so that nothing is random (not with `uniform_generator`).
             training: whether dropout is on.
 
         Returns:
             A dict of sums over the batch and of their weights, which add up over replicas:
             `mlm_loss_sum`, `mlm_weight`, `disc_loss_sum`, `disc_weight`; and of `mlm_logits`
             [B, M, V], `sampled_ids` [B, M], `fake_input_ids`, `disc_labels`, `disc_logits` [B, T].
+            Without a generator no `mlm_logits` and `mlm_loss_sum`.
         """
-        logits = self.mlm_logits(features, masked, training)
-        mlm_losses = cross_entropy(logits, masked.masked_lm_ids)
-        outputs = {
-            "mlm_logits": logits,
-            "mlm_loss_sum": ops.sum(mlm_losses * masked.masked_lm_weights),
-            "mlm_weight": ops.sum(masked.masked_lm_weights),
-        }
+        outputs, logits = {"mlm_weight": ops.sum(masked.masked_lm_weights)}, None
+        if self.generator is not None:
+            logits = self.mlm_logits(features, masked, training)
+            mlm_losses = cross_entropy(logits, masked.masked_lm_ids)
+            mlm_loss_sum = ops.sum(mlm_losses * masked.masked_lm_weights)
+            outputs |= {"mlm_logits": logits, "mlm_loss_sum": mlm_loss_sum}
         if self.discriminator_head is not None:
             sampled = self._sample(logits, masked, sample_uniforms)
             outputs |= self._discriminate(features, masked, sampled, training)
         return outputs
 
+    def loss_terms(self, outputs):
+        """Loss term -> (its coefficient, its sum over the batch), of the outputs of `losses`."""
+        terms, config = {}, self.pretraining
+        if self.generator is not None:
+            terms["mlm"] = (config.gen_weight, outputs["mlm_loss_sum"])
+        if self.discriminator_head is not None:
+            terms["disc"] = (config.disc_weight, outputs["disc_loss_sum"])
+        return terms
+
     def _sample(self, logits, masked, uniforms):
+        if logits is None:
+            return self._sample_uniformly(masked.masked_lm_ids, uniforms)
         logits = ops.stop_gradient(logits) / self.pretraining.temperature
         if self.pretraining.disallow_correct:
             correct = ops.arange(logits.shape[-1])[None, None] == masked.masked_lm_ids[:, :, None]
@@ -119,6 +138,17 @@ class ConvBertPretrainer(keras.Model):
         if uniforms is None:
             return ops.cast(ops.argmax(logits, axis=-1), "int32")
         return masking.sample(logits, uniforms)
+
+    def _sample_uniformly(self, correct, uniforms):
+        """Any entry of the vocabulary, [PAD] and [MASK] too, as the original."""
+        if uniforms is None:
+            raise ValueError("uniform_generator has no most likely token: give sample_uniforms.")
+        choices = self.config.vocab_size - int(self.pretraining.disallow_correct)
+        # float32 rounds u * n up to n for the largest u.
+        sampled = ops.minimum(ops.cast(uniforms * float(choices), "int32"), choices - 1)
+        if self.pretraining.disallow_correct:
+            sampled += ops.cast(sampled >= correct, "int32")
+        return sampled
 
     def _discriminate(self, features, masked, sampled, training):
         input_ids = features["input_ids"]
@@ -143,12 +173,11 @@ class ConvBertPretrainer(keras.Model):
             outputs: of `losses`.
             mlm_weight, disc_weight: the weights' sums over all replicas; this replica's if None.
         """
-        mlm_weight = outputs["mlm_weight"] if mlm_weight is None else mlm_weight
-        loss = self.pretraining.gen_weight * outputs["mlm_loss_sum"] / (mlm_weight + 1e-6)
-        if self.discriminator_head is not None:
-            disc_weight = outputs["disc_weight"] if disc_weight is None else disc_weight
-            mean = outputs["disc_loss_sum"] / (disc_weight + 1e-6)
-            loss += self.pretraining.disc_weight * mean
+        weights = {"mlm": mlm_weight, "disc": disc_weight}
+        loss = 0.0
+        for name, (coefficient, total) in self.loss_terms(outputs).items():
+            weight = outputs[f"{name}_weight"] if weights[name] is None else weights[name]
+            loss += coefficient * total / (weight + 1e-6)
         return loss
 
     def call(self, inputs, training=False):
@@ -184,13 +213,12 @@ def counts(outputs, features, masked):
         dict of float32 scalars, and `disc_histogram` [2, 200]: how many original and how many
         replaced tokens have a probability in each of 200 bins, for the AUC.
     """
-    predictions = ops.cast(ops.argmax(outputs["mlm_logits"], axis=-1), "int32")
     weights = masked.masked_lm_weights
-    sums = {
-        "mlm_loss_sum": outputs["mlm_loss_sum"],
-        "mlm_weight": outputs["mlm_weight"],
-        "mlm_correct": _weighted_equal(predictions, masked.masked_lm_ids, weights),
-    }
+    sums = {"mlm_weight": outputs["mlm_weight"]}
+    if "mlm_logits" in outputs:
+        predictions = ops.cast(ops.argmax(outputs["mlm_logits"], axis=-1), "int32")
+        sums["mlm_loss_sum"] = outputs["mlm_loss_sum"]
+        sums["mlm_correct"] = _weighted_equal(predictions, masked.masked_lm_ids, weights)
     if "disc_logits" not in outputs:
         return sums
     real = ops.cast(features["input_mask"], "float32")
@@ -226,10 +254,10 @@ def metrics(sums):
     def ratio(numerator, denominator):
         return float(sums[numerator] / max(sums[denominator], 1e-6))
 
-    results = {
-        "masked_lm_loss": ratio("mlm_loss_sum", "mlm_weight"),
-        "masked_lm_accuracy": ratio("mlm_correct", "mlm_weight"),
-    }
+    results = {}
+    if "mlm_loss_sum" in sums:
+        results["masked_lm_loss"] = ratio("mlm_loss_sum", "mlm_weight")
+        results["masked_lm_accuracy"] = ratio("mlm_correct", "mlm_weight")
     if "disc_weight" not in sums:
         return results
     return results | {
@@ -250,7 +278,7 @@ def _auc(original, replaced):
 
 
 class PretrainingTask:
-    """Pre-training as training.Trainer takes it.
+    """Pre-training as trainer.Trainer takes it.
 
     Args:
         model: ConvBertPretrainer.
@@ -258,11 +286,23 @@ class PretrainingTask:
         train_dataset: (start_step, input_context) -> dataset of per-replica batches with
             `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T].
         eval_dataset: (input_context) -> dataset of the same, or None.
+        explain: turns an error of reading into a UserError where it can; see training.
+        damaged: a container of the damaged records that were left out so far, which the metrics
+            count; None where none may be.
     """
 
-    def __init__(self, model, special_tokens, train_dataset, eval_dataset=None):
+    def __init__(
+        self,
+        model,
+        special_tokens,
+        train_dataset,
+        eval_dataset=None,
+        explain=None,
+        damaged=None,
+    ):
         self.model, self.special_tokens = model, special_tokens
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.explain, self.damaged = explain, damaged
 
     def prepare(self, batch):
         """Masks the batch; the weights are the masked and the real tokens in it."""
@@ -277,23 +317,28 @@ class PretrainingTask:
             weights["disc"] = ops.sum(ops.cast(features["input_mask"], "float32"))
         return inputs, weights
 
+    def flops(self, num_tokens):
+        """Model FLOPs of one example of `num_tokens` (with padding) in a training step."""
+        return flops.pretraining_flops(self.model.config, self.model.pretraining, num_tokens)
+
     def losses(self, inputs, training):
         masked = masking.MaskedInputs(*(inputs[name] for name in masking.MaskedInputs._fields))
         outputs = self.model.losses(inputs, masked, inputs["sample_uniforms"], training)
-        config = self.model.pretraining
-        terms = {"mlm": (config.gen_weight, outputs["mlm_loss_sum"])}
-        if config.objective == "electra":
-            terms["disc"] = (config.disc_weight, outputs["disc_loss_sum"])
-        return terms, counts(outputs, inputs, masked)
+        return self.model.loss_terms(outputs), counts(outputs, inputs, masked)
 
     @property
     def count_shapes(self):
-        names = ["mlm_loss_sum", "mlm_weight", "mlm_correct"]
-        if self.model.pretraining.objective == "mlm":
+        names = ["mlm_weight"]
+        if self.model.generator is not None:
+            names += ["mlm_loss_sum", "mlm_correct"]
+        if self.model.discriminator_head is None:
             return dict.fromkeys(names, ())
         names += ["sampled_correct", "disc_loss_sum", "disc_weight", "disc_correct", "disc_hits"]
         names += ["disc_guessed", "disc_replaced"]
         return dict.fromkeys(names, ()) | {"disc_histogram": (2, 200)}
 
     def metrics(self, counts):
-        return metrics(counts)
+        results = metrics(counts)
+        if self.damaged is not None:
+            results["damaged_records"] = float(len(self.damaged))
+        return results

@@ -5,12 +5,15 @@ stored, since it follows from the length. Records of the original ConvBERT build
 `input_mask` of their own) are read as well.
 """
 
-import contextlib
+import collections
+import functools
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.files import atomic_path
 
 # A schema gives the dtype of every scalar feature that goes with the two token sequences.
 PRETRAINING = {}
@@ -38,6 +41,57 @@ def encode(features):
         else:
             feature.int64_list.value.extend(value)
     return example.SerializeToString(deterministic=True)
+
+
+def pack(values):
+    """The varints of `values` (int array [n], none negative) end to end, for `encode_packed`.
+
+    Returns:
+        The bytes, and a memoryview of n + 1 places: value i is in bytes[places[i] : places[i + 1]].
+    """
+    rest, parts, used = np.asarray(values), [], []
+    more = np.ones(len(rest), bool)
+    while not parts or more.any():
+        used.append(more)
+        seven_bits, rest = rest & 0x7F, rest >> 7
+        more = rest > 0
+        parts.append((seven_bits | more * np.int32(0x80)).astype(np.uint8))
+    lengths = sum(byte.astype(np.int64) for byte in used)
+    places = np.append(0, np.cumsum(lengths))
+    return np.stack(parts, axis=1)[np.stack(used, axis=1)].tobytes(), places.data
+
+
+def encode_packed(features):
+    """`encode` of integer sequences that went through `pack` before (name -> bytes).
+
+    The same bytes, without another look at each token.
+    """
+    entries = [_before(name, len(packed)) + packed for name, packed in sorted(features.items())]
+    content = b"".join(entries)
+    return _prefix(1, len(content)) + content
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _before(name, size):
+    """What stands before the `size` bytes of packed values in a feature's entry."""
+    values = bytes(size)
+    feature = _field(3, _field(1, values) if values else values)  # Int64List.value in int64_list
+    entry = _field(1, _field(1, name.encode()) + _field(2, feature))  # key and value of the map
+    return entry[: len(entry) - size]
+
+
+def _field(number, content):
+    """A length-delimited protocol buffer field."""
+    return _prefix(number, len(content)) + content
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _prefix(number, size):
+    prefix = bytearray([number << 3 | 2])
+    while size > 0x7F:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(prefix) + bytes([size])
 
 
 def parse(serialized, schema, max_seq_length, vocab_size=None):
@@ -112,18 +166,11 @@ def write(path, serialized):
     Returns:
         The number of records written.
     """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    partial = f"{path}.partial-{os.getpid()}"
     count = 0
-    try:
-        with tf.io.TFRecordWriter(partial) as writer:
-            for record in serialized:
-                writer.write(record)
-                count += 1
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with atomic_path(path) as partial, tf.io.TFRecordWriter(partial) as writer:
+        for record in serialized:
+            writer.write(record)
+            count += 1
     return count
 
 
@@ -131,7 +178,7 @@ def read(path):
     """All serialised records of the file at `path` as a list of bytes.
 
     Raises:
-        UserError: the file is missing, or damaged; names the file and the record.
+        UserError: the file is missing, or damaged; names the file, the record and its place.
     """
     if not os.path.exists(path):
         raise UserError(f"{path} is not there; build the records first.")
@@ -139,16 +186,86 @@ def read(path):
         batches = tf.data.TFRecordDataset(path).batch(1024).as_numpy_iterator()
         return [record for batch in batches for record in batch.tolist()]
     except tf.errors.DataLossError as error:
-        raise UserError(
-            f"{path} is damaged after record {_count_whole(path)}: {error.message}; delete it and "
-            "build it again."
-        ) from error
+        damages = salvage(path)[1]
+        reason = damages[0].text if damages else error.message
+        raise UserError(f"{path} is damaged: {reason}; delete it and build it again.") from error
 
 
-def _count_whole(path):
-    """The number of records before the first damaged one."""
-    count = 0
-    with contextlib.suppress(tf.errors.DataLossError):
-        for _ in tf.data.TFRecordDataset(path):
-            count += 1
-    return count
+# --- damaged files ---
+
+
+class Damage(collections.namedtuple("Damage", "number offset reason")):
+    """Record `number` (from 0) at byte `offset` of a file cannot be read."""
+
+    @property
+    def text(self):
+        return f"record {self.number + 1} at byte {self.offset} {self.reason}"
+
+
+def salvage(path):
+    """What is whole in a TFRecord file.
+
+    A record stands there as its length (8 bytes) and that one's checksum (4), then its bytes and
+    theirs (4). A wrong byte costs its record alone, unless it is in a length: where the next record
+    begins is unknown then, so all the rest is lost.
+
+    Returns:
+        A list of the records' bytes, None for a damaged one, up to the last that is known of; and
+        the list of Damages.
+    """
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = np.frombuffer(file.read(), np.uint8)
+    starts, lengths, end = [], [], 0
+    while end + 12 <= len(content):
+        starts.append(end)
+        lengths.append(int.from_bytes(content[end : end + 8].tobytes(), "little"))
+        end += 12 + lengths[-1] + 4
+    starts = np.array(starts, np.int64)
+    # Lengths are believed up to the first whose checksum is wrong, or that leads past the end.
+    headers = _checksums_right(content, starts, np.full(len(starts), 8))
+    whole = len(starts) if headers.all() else int(np.argmin(headers))
+    cut_off = whole == len(starts) and end != len(content)
+    if cut_off and end > len(content):
+        whole -= 1
+    lengths = np.array(lengths[:whole], np.int64)
+    bodies = starts[:whole] + 12
+    right = _checksums_right(content, bodies, lengths)
+    found = [
+        content[a : a + n].tobytes() if ok else None
+        for a, n, ok in zip(bodies, lengths, right, strict=True)
+    ]
+    wrong = np.flatnonzero(~right)
+    damages = [Damage(int(i), int(starts[i]), "has a wrong checksum") for i in wrong]
+    if cut_off or whole < len(starts):
+        offset = int(starts[whole]) if whole < len(starts) else end
+        reason = "is cut off" if cut_off else "has a wrong length, which hides all after it"
+        damages.append(Damage(whole, offset, reason))
+        found.append(None)
+    return found, damages
+
+
+def _checksums_right(content, starts, lengths):
+    """Whether the masked CRC-32C behind content[start : start + length] is right, bool [N].
+
+    All records go byte by byte together, so a file takes as many steps as its longest record has.
+    """
+    table = _crc_table()
+    crc = np.full(len(starts), 0xFFFFFFFF, np.uint32)
+    alive = np.arange(len(starts))
+    for i in range(max(lengths, default=0)):
+        alive = alive[lengths[alive] > i]
+        old = crc[alive]
+        crc[alive] = table[(old ^ content[starts[alive] + i]) & 0xFF] ^ (old >> 8)
+    crc ^= np.uint32(0xFFFFFFFF)
+    masked = ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
+    stored = content[(starts + lengths)[:, None] + np.arange(4)].astype(np.uint32)
+    return masked == (stored << np.array([0, 8, 16, 24], np.uint32)).sum(axis=1, dtype=np.uint32)
+
+
+@functools.cache
+def _crc_table():
+    """The 256 remainders of CRC-32C (Castagnoli), for one byte at a time."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
+    return table

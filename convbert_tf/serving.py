@@ -12,7 +12,8 @@ import tensorflow as tf
 from convbert_tf import presets
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError
-from convbert_tf.heads import TextClassifier
+from convbert_tf.heads import QuestionAnswerer, TextClassifier
+from convbert_tf.preprocessing import head, pack, truncate_pair
 from convbert_tf.tokenization import WordPieceTokenizer
 
 
@@ -20,7 +21,8 @@ def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
     """Writes the SavedModel of a fine-tuned preset to `output_dir`.
 
     Args:
-        preset_dir: a preset of a TextClassifier or QuestionAnswerer with its vocabulary.
+        preset_dir: a preset of a TextClassifier or QuestionAnswerer with its vocabulary, or what
+            else presets.load takes.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
         max_seq_length: longest input in tokens; the model's positions if None.
         pair: for a classifier: whether its input is a pair of texts.
@@ -32,14 +34,14 @@ def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
-    description = presets.describe(preset_dir)
-    if description["class"] not in ("TextClassifier", "QuestionAnswerer"):
+    directory = presets.fetch(preset_dir)
+    model = presets.load(directory)
+    if not isinstance(model, TextClassifier | QuestionAnswerer):
         raise UserError(
-            f"{preset_dir} holds a {description['class']}; only a fine-tuned classifier or "
-            "question answerer can be served."
+            f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
+            "or question answerer can be served."
         )
-    model = presets.load(preset_dir)
-    tokenizer = WordPieceTokenizer(presets.vocab_file(preset_dir), description["lower_case"])
+    tokenizer = WordPieceTokenizer(*presets.vocabulary(directory))
     max_seq_length = max_seq_length or model.encoder.config.max_position_embeddings
     check_length(max_seq_length, model.encoder.config)
     if isinstance(model, TextClassifier):
@@ -51,42 +53,6 @@ def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
     with open(os.path.join(partial, "signature.json"), "w", encoding="utf-8") as file:
         json.dump(server.describe(), file, indent=1)
     os.replace(partial, output_dir)
-
-
-def pack(tokenizer, first, second=None):
-    """[CLS] first [SEP] (second [SEP]) of ragged ids [B, None], padded to the longest.
-
-    Returns:
-        dict of `input_ids`, `input_mask`, `segment_ids` int32 [B, T].
-    """
-    rows = tf.shape(first.row_splits)[0] - 1
-    cls, sep = (tf.fill([rows, 1], token) for token in (tokenizer.cls_id, tokenizer.sep_id))
-    first = tf.concat([cls, first, sep], axis=1)
-    segments = tf.zeros_like(first)
-    if second is not None:
-        second = tf.concat([second, sep], axis=1)
-        segments = tf.concat([segments, tf.ones_like(second)], axis=1)
-        first = tf.concat([first, second], axis=1)
-    return {
-        "input_ids": first.to_tensor(),
-        "input_mask": tf.ones_like(first).to_tensor(),
-        "segment_ids": segments.to_tensor(),
-    }
-
-
-def truncate_pair(first, second, limit):
-    """Cuts ragged ids to `limit` tokens together, from the end of the longer, as BERT does."""
-    a, b = first.row_lengths(), second.row_lengths()
-    kept_a = tf.minimum(a, tf.maximum(limit - b, (limit + 1) // 2))
-    kept_a = tf.where(a + b <= limit, a, kept_a)
-    return _head(first, kept_a), _head(second, tf.minimum(b, limit - kept_a))
-
-
-def _head(ragged, lengths):
-    """The first `lengths` [B] elements of each row of `ragged` [B, None]."""
-    starts = ragged.row_starts()
-    index = tf.ragged.range(starts, starts + tf.minimum(lengths, ragged.row_lengths()))
-    return tf.gather(ragged.values, index)
 
 
 class ClassifierServer(tf.Module):
@@ -112,7 +78,7 @@ class ClassifierServer(tf.Module):
             self.serve = tf.function(self._serve, input_signature=[_named(text, "text")])
 
     def _serve(self, text):
-        ids = _head(self.tokenizer.tokenize(text), tf.constant(self.max_seq_length - 2, tf.int64))
+        ids = head(self.tokenizer.tokenize(text), tf.constant(self.max_seq_length - 2, tf.int64))
         return self._outputs(pack(self.tokenizer, ids))
 
     def _serve_pair(self, text_a, text_b):
@@ -187,7 +153,7 @@ class QuestionAnswererServer(tf.Module):
 
     def _serve(self, question, context):
         query = self.tokenizer.tokenize(question)
-        query = _head(query, tf.constant(self.max_query_length, tf.int64))
+        query = head(query, tf.constant(self.max_query_length, tf.int64))
         pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
         windows = self._windows(query.row_lengths(), pieces.row_lengths())
         inputs = self._inputs(query, pieces, windows)

@@ -15,6 +15,7 @@ from official.nlp.tools import squad_evaluate_v1_1, squad_evaluate_v2_0
 
 from convbert_tf import squad
 from convbert_tf.console import UserError
+from convbert_tf.files import atomic_path
 
 OUTPUT_NAMES = (
     "start_top_log_probs",
@@ -205,11 +206,8 @@ def write_predictions(output_dir, predictions, nbest, null_odds=None):
     contents = {"predictions.json": predictions, "nbest_predictions.json": nbest}
     if null_odds:
         contents["null_odds.json"] = null_odds
-    os.makedirs(output_dir, exist_ok=True)
     for name, content in contents.items():
         path = os.path.join(output_dir, name)
-        partial = f"{path}.partial-{os.getpid()}"
-        with open(partial, "w", encoding="utf-8") as file:
+        with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False, indent=1)
-        os.replace(partial, path)
     return [os.path.join(output_dir, name) for name in contents]

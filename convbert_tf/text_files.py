@@ -50,9 +50,9 @@ def _kind(path):
     return (suffix if suffix in _TEXT_SUFFIXES else ""), packing
 
 
-def is_packed(path):
-    """Whether `path` is compressed, so that its size does not tell how much text it holds."""
-    return bool(_kind(path)[1])
+def size(path):
+    """The bytes of text in `path`, or None where it is compressed and the size does not tell."""
+    return None if _kind(path)[1] else os.path.getsize(path)
 
 
 def documents(path, max_bytes=8_000_000):

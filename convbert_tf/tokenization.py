@@ -31,6 +31,7 @@ import tensorflow_text as tf_text
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
 
 from convbert_tf.console import UserError
+from convbert_tf.files import atomic_path
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_CHARS = 200  # a longer word is [UNK], as in the reference
@@ -80,10 +81,8 @@ def load_vocab(path):
 def save_vocab(path, vocab):
     """Writes `vocab`, one piece a line, atomically. Raises UserError where load_vocab would."""
     _check_pieces(path, vocab)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(piece + "\n" for piece in vocab)
-    os.replace(temporary, path)
 
 
 def _check_pieces(path, vocab):
@@ -211,7 +210,9 @@ def _double_array(values, kinds):
     used, trailing = 0, np.arange(0x80, 0xC0)
     for leads in (32, 16, 5):  # numbers of lead bytes of characters of two, three and four bytes
         kinds = np.append(kinds, np.zeros(-len(kinds) % 64, kinds.dtype)).reshape(-1, 64)
-        blocks, kinds = np.unique(kinds, axis=0, return_inverse=True)
+        rows = kinds.view(f"V{kinds[0].nbytes}").ravel()  # found and sorted much faster so
+        _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        blocks, kinds = kinds[first], inverse
         chunk, place = np.divmod(used + np.arange(len(blocks)), 2)
         bases = 512 + 256 * chunk + 64 * place
         link(bases[:, None] + trailing, trailing, targets[blocks])

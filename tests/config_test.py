@@ -2,13 +2,16 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
+import re
 
+import keras
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from convbert_tf import config
+from convbert_tf import config, pretraining
 from convbert_tf.console import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,6 +37,12 @@ ModelConfig = config.ModelConfig
         (config.PretrainingConfig, {"objective": "clm"}, "must be 'electra' or 'mlm', got 'clm'."),
         (config.PretrainingConfig, {"mask_prob": 0}, "mask_prob must be in (0, 1), got 0."),
         (config.PretrainingConfig, {"mask_prob": 1.0}, "mask_prob must be in (0, 1), got 1.0."),
+        (
+            config.PretrainingConfig,
+            {"whole_word_masking": True, "masking_with_replacement": True},
+            "whole_word_masking draws words without replacement: not with "
+            "masking_with_replacement.",
+        ),
         (config.PretrainingConfig, {"temperature": 0.0}, "temperature must be positive, got 0.0."),
         (config.TrainingConfig, {"strategy": "gpus"}, "strategy must be one of one_device, mirr"),
         (config.TrainingConfig, {"precision": "fp16"}, "precision must be one of float32, mixed"),
@@ -42,6 +51,25 @@ ModelConfig = config.ModelConfig
         (config.TrainingConfig, {"steps_per_loop": -2}, "steps_per_loop must be at least 1"),
         (config.TrainingConfig, {"checkpoint_interval": 0}, "checkpoint_interval must be at"),
         (config.TrainingConfig, {"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0."),
+        (config.TrainingConfig, {"on_nonfinite": "go"}, "must be 'stop' or 'skip', got 'go'."),
+        (config.TrainingConfig, {"init_optimizer": True}, "init_optimizer needs an init_from."),
+        (
+            config.TrainingConfig,
+            {"batch_size": 6, "gradient_accumulation_steps": 4},
+            "batch_size 6 is not divisible by gradient_accumulation_steps 4.",
+        ),
+        (config.DataConfig, {"on_corrupt_record": ""}, "must be 'stop' or 'skip', got ''."),
+        (config.PretrainingConfig, {"disc_weight": -1}, "disc_weight must not be negative, got"),
+        (
+            config.PretrainingConfig,
+            {"objective": "mlm", "uniform_generator": True},
+            "are options of objective 'electra'.",
+        ),
+        (
+            config.PretrainingConfig,
+            {"untied_generator": False, "uniform_generator": True},
+            "has no generator that untied_generator=False could tie.",
+        ),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(cls, values, message):
@@ -49,6 +77,11 @@ def test_impossible_values_are_refused_in_one_line(cls, values, message):
         cls(**values)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_finetuning_has_its_own_place_to_start_from():
+    with pytest.raises(UserError, match=r"fine-tuning starts from task\.init_from"):
+        config.FinetuningExperiment(training=config.TrainingConfig(init_from="runs/x"))
 
 
 @pytest.mark.parametrize("length", [7, 513])
@@ -146,6 +179,51 @@ def test_the_published_sizes_and_both_kinds_of_task_have_their_file():
     names = {path.stem for path in CONFIG_FILES}
     sizes = {f"pretrain_{size}" for size in ("small", "medium_small", "base", "tiny")}
     assert names >= sizes | {"finetune_glue", "finetune_squad"}
+
+
+BASELINES = [
+    f"{kind}_{size}" for kind in ("electra", "bert", "convbert_mlm") for size in ("small", "base")
+]
+
+
+def parameters(experiment):
+    """Counted from the shapes of a model whose weights are not initialised."""
+    with keras.StatelessScope():
+        model = pretraining.ConvBertPretrainer(experiment.model, experiment.pretraining)
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(f"pretrain_{size}", None) for size in ("tiny", "small", "medium_small", "base")]
+    + [("pretrain_baseline", name) for name in BASELINES],
+)
+def test_a_pretraining_config_tells_its_parameters_source_and_command(name, argument):
+    module = load_file(ROOT / "configs" / f"{name}.py")
+    values = module.get_config(argument) if argument else module.get_config()
+    experiment = config.from_config_dict(config.PretrainingExperiment, values)
+    told = re.search(rf"{argument or ':'} +([\d,]+) parameters", module.__doc__)[1]
+    assert parameters(experiment) == int(told.replace(",", ""))
+    assert f"python tools/pretrain.py --config=configs/{name}.py" in module.__doc__
+    assert "section 5.1" in module.__doc__ or "is ours" in module.__doc__
+
+
+def test_baselines_keep_all_heads_and_differ_in_nothing_else():
+    module = load_file(ROOT / "configs" / "pretrain_baseline.py")
+    for size in ("small", "base"):
+        values = load_file(ROOT / "configs" / f"pretrain_{size}.py").get_config()
+        ours = config.from_config_dict(config.PretrainingExperiment, values)
+        for kind, expected in {
+            "electra": ["conv_type", "head_ratio"],
+            "bert": ["conv_type", "head_ratio", "objective"],
+            "convbert_mlm": ["objective"],
+        }.items():
+            values = module.get_config(f"{kind}_{size}")
+            other = config.from_config_dict(config.PretrainingExperiment, values)
+            lines = config.differences(ours, other)
+            assert [line.split(":")[0].split(".")[1] for line in lines] == expected
+    with pytest.raises(ValueError, match="no baseline 'gpt_small': electra, bert"):
+        module.get_config("gpt_small")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +335,7 @@ def test_saving_leaves_the_old_file_whole_where_it_fails(tmp_path, monkeypatch):
     def disk_is_full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(config.os, "replace", disk_is_full)
+    monkeypatch.setattr("os.replace", disk_is_full)
     with pytest.raises(OSError, match="no space left"):
         config.save(config.FinetuningExperiment(), path)
     assert config.read_json(path, "a config") == {"a": 1}

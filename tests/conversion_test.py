@@ -1,173 +1,224 @@
-"""Loads every golden checkpoint and meets its tensors; there and back keeps every bit."""
+"""From any format to any other, and the tool that does it."""
 
-import keras
+import json
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf import ConvBertPretrainer, conversion, masking, optimization
+from convbert_tf import (
+    ConvBertEncoder,
+    ConvBertPretrainer,
+    ModelConfig,
+    QuestionAnswerer,
+    TextClassifier,
+    checkpoints,
+    conversion,
+    optimization,
+    original,
+    presets,
+)
 from convbert_tf.console import UserError
 from tests import goldens
-from tests.goldens import FINETUNING, PRETRAINING, error, needs_golden
-
-pytestmark = needs_golden
-OUTPUT, GRADIENT = 1e-5, 1e-4
-
-
-def load(name):
-    return conversion.load_original(goldens.checkpoint(name), goldens.config(name))
+from tests.goldens import FINETUNING, PRETRAINING, needs_golden
+from tests.model_test import tiny
+from tests.presets_test import randomize, same
+from tests.tools_test import assert_one_line, run_tool
 
 
-def inputs(golden):
-    return {name[3:]: tf.constant(value) for name, value in golden.items() if name[:3] == "in/"}
+@pytest.fixture
+def vocab_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
+    return path
 
 
-def only_shifts_a_softmax(name):
-    """Weights whose gradient is zero in exact arithmetic; what they have is rounding noise."""
-    squad_bias = "task_specific/squad" in name and name.endswith(("dense/bias", "dense_1/bias"))
-    return name.endswith("self/key/bias") or squad_bias
+@pytest.fixture
+def preset(tmp_path, vocab_file):
+    """A classifier and its preset."""
+    model = randomize(TextClassifier(ConvBertEncoder(tiny(head_ratio=2)), 2, labels=["a", "b"]))
+    model.set_weights([0.3 * weight for weight in model.get_weights()])
+    model.save_to_preset(tmp_path / "preset", vocab_file, lower_case=False)
+    return model, tmp_path / "preset"
 
 
-def gradient_errors(model, gradients, golden, task=None):
-    """(relative error, name) of each gradient; of noise relative to all gradients."""
-    paths = [variable.path for variable in model.trainable_variables]
-    found = dict(zip(paths, map(tf.convert_to_tensor, gradients), strict=True))
-    largest = max(np.abs(value).max() for name, value in golden.items() if name[:5] == "grad/")
-    for name, part in conversion.original_names(model, task).items():
-        expected = golden[f"grad/{name}"]
-        difference = np.abs(part.slice(found[part.variable.path]) - expected).max()
-        scale = largest if only_shifts_a_softmax(name) else np.abs(expected).max()
-        yield difference / scale, name
-
-
-@pytest.mark.parametrize("name", PRETRAINING)
-def test_pretraining_losses_logits_labels_and_gradients(name):
-    golden, model = goldens.tensors(name), load(name)
-    features = inputs(golden)
-    masked = masking.MaskedInputs(*(features[field] for field in masking.MaskedInputs._fields))
-    with tf.GradientTape() as tape:
-        outputs = model.losses(features, masked)
-        loss = model.total_loss(outputs)
-    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-
-    assert error(loss, golden["loss/total"]) < OUTPUT
-    mlm_loss = outputs["mlm_loss_sum"] / outputs["mlm_weight"]
-    assert error(mlm_loss, golden["loss/mlm"]) < OUTPUT
-    disc_loss = outputs["disc_loss_sum"] / outputs["disc_weight"]
-    assert error(disc_loss, golden["disc/loss"]) < OUTPUT
-    assert error(outputs["mlm_logits"], golden["mlm/logits"]) < OUTPUT
-    assert error(tf.sigmoid(outputs["disc_logits"]), golden["disc/probs"]) < OUTPUT
-    np.testing.assert_array_equal(outputs["disc_labels"], golden["disc/labels"])
-    np.testing.assert_array_equal(outputs["fake_input_ids"], golden["fake/input_ids"])
-    assert max(gradient_errors(model, gradients, golden)) < (GRADIENT, "")
-
-
-@pytest.mark.parametrize("name", PRETRAINING)
-def test_every_layer_of_generator_and_discriminator(name):
-    golden, model = goldens.tensors(name), load(name)
-    features = inputs(golden)
-    runs = {
-        "gen": (model.generator, golden["in/masked_input_ids"]),
-        "disc": (model.discriminator, golden["fake/input_ids"]),
-    }
-    for scope, (encoder, input_ids) in runs.items():
-        outputs = encoder(features | {"input_ids": input_ids}, return_attention_scores=True)
-        assert error(outputs["embedding_output"], golden[f"{scope}/embedding_output"]) < OUTPUT
-        assert error(tf.stack(outputs["hidden_states"]), golden[f"{scope}/all_layers"]) < OUTPUT
-        assert error(tf.stack(outputs["attention_scores"]), golden[f"{scope}/attn_maps"]) < OUTPUT
-
-
-@pytest.mark.parametrize("name", FINETUNING)
-def test_fine_tuned_predictions(name):
-    golden, model = goldens.tensors(name), load(name)
-    outputs = model(inputs(golden))
-    if not isinstance(outputs, dict):
-        key = "logits" if "eval/logits" in golden else "predictions"
-        outputs = {key: outputs if key == "logits" else outputs[:, 0]}
-    for key, value in outputs.items():
-        if "index" in key:
-            np.testing.assert_array_equal(value, golden[f"eval/{key}"])
-        else:
-            assert error(value, golden[f"eval/{key}"]) < OUTPUT, key
-
-
-@pytest.mark.parametrize("name", FINETUNING)
-def test_five_optimiser_steps(name):
-    golden, config, model = goldens.tensors(name), goldens.config(name), load(name)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-    batch = inputs(golden)
-    batch["label_ids"] = batch.get("targets", batch.get("label_ids"))
-    schedule = optimization.LinearWarmupDecay(config["learning_rate"], 10, warmup_steps=1)
-    optimizer = optimization.AdamW(
-        schedule,
-        weight_decay_rate=config["weight_decay_rate"],
-        layerwise_lr_decay=config["layerwise_lr_decay"],
-        num_hidden_layers=3,
-    )
-    variables = model.trainable_variables
-    for step, expected_loss in enumerate(golden["opt/losses"]):
-        with tf.GradientTape() as tape:
-            outputs = model(batch, training=True)
-            loss = tf.reduce_sum(model.example_losses(outputs, batch))
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        if step == 0:
-            assert error(loss, golden["train/total_loss"]) < OUTPUT
-            assert max(gradient_errors(model, gradients, golden, config["task"])) < (GRADIENT, "")
-        assert error(loss, expected_loss) < OUTPUT
-        optimizer.apply(gradients, variables)
-        if step + 1 in (2, 5):
-            rate = config["learning_rate"]
-            for key, part in conversion.original_names(model, config["task"]).items():
-                difference = np.abs(part.get() - golden[f"opt/after_{step + 1}/{key}"]).max()
-                assert difference < 5e-3 * rate, key
-
-
+@needs_golden
 @pytest.mark.parametrize("name", PRETRAINING + FINETUNING)
-def test_there_and_back_keeps_every_bit(name, tmp_path):
-    prefix, task = str(tmp_path / "model.ckpt"), goldens.config(name).get("task")
-    conversion.save_original(load(name), prefix, task)
-    saved, original = map(tf.train.load_checkpoint, (prefix, goldens.checkpoint(name)))
-    shapes = saved.get_variable_to_shape_map()
-    ours = {key for key in original.get_variable_to_shape_map() if "adam" not in key}
-    assert set(shapes) == ours - {"global_step"}
-    for key in shapes:
-        np.testing.assert_array_equal(saved.get_tensor(key), original.get_tensor(key))
-
-
-def test_huggingface_encoder():
-    golden = goldens.tensors("huggingface/encoder")
-    encoder = conversion.load_huggingface(goldens.GOLDEN / "huggingface/encoder")
-    outputs = encoder(
-        {
-            "input_ids": golden["in/input_ids"],
-            "input_mask": golden["in/attention_mask"],
-            "segment_ids": golden["in/token_type_ids"],
-        }
+def test_an_original_goes_round_by_a_preset(name, tmp_path):
+    """original -> preset -> original: the same bytes of every tensor, and the same outputs."""
+    task = goldens.config(name).get("task")
+    rows = conversion.convert(goldens.GOLDEN / name, tmp_path / "preset")
+    assert dict(rows)["written and read again"].startswith("0.0e+00")
+    conversion.convert(tmp_path / "preset", tmp_path / "back", "original", task=task)
+    given, back = (
+        tf.train.load_checkpoint(str(path / "model.ckpt"))
+        for path in (goldens.GOLDEN / name, tmp_path / "back")
     )
-    assert error(outputs["sequence_output"], golden["out/last_hidden_state"]) < OUTPUT
-    hidden_states = [outputs["embedding_output"], *outputs["hidden_states"]]
-    for i, state in enumerate(hidden_states):
-        assert error(state, golden[f"out/hidden_states/{i}"]) < OUTPUT
+    names = back.get_variable_to_shape_map()
+    assert names.keys() == given.get_variable_to_shape_map().keys()
+    for key in names:
+        np.testing.assert_array_equal(back.get_tensor(key), given.get_tensor(key))
+    vocab = (goldens.GOLDEN / name / "vocab.txt").read_text()
+    assert (tmp_path / "back" / "vocab.txt").read_text() == vocab
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused():
-    config = goldens.config("small_like")
-    config["discriminator"]["num_hidden_layers"] = 4
-    with pytest.raises(UserError, match="layer_3"):
-        conversion.load_original(goldens.checkpoint("small_like"), config)
-    config = goldens.config("small_like")
-    config["discriminator"]["intermediate_size"] = 256
-    with pytest.raises(UserError, match="shape"):
-        conversion.load_original(goldens.checkpoint("small_like"), config)
-    with pytest.raises(UserError, match="not there"):
-        conversion.load_original("nowhere/model.ckpt", config)
+def test_a_classifier_goes_round_by_every_format(preset, tmp_path):
+    model, directory = preset
+    for number, (to_format, task) in enumerate(
+        [("huggingface", None), ("preset", None), ("original", "mine"), ("preset", None)]
+    ):
+        target = tmp_path / str(number)
+        rows = dict(conversion.convert(directory, target, to_format, task=task, lower_case=False))
+        assert float(rows["written and read again"].split()[0]) < 1e-6
+        assert rows["to"] == f"{to_format}, TextClassifier: {target}"
+        assert rows["parameters"] == f"{model.count_params():,}"
+        directory = target
+    back = TextClassifier.from_preset(directory)
+    same(back, model)
+    assert back.labels == ["a", "b"]
+    assert presets.vocabulary(directory)[1] is False
 
 
-def test_a_preset_of_a_converted_checkpoint_is_the_same_model(tmp_path):
-    model = load("medium_small_like")
-    model.save_to_preset(tmp_path)
-    loaded = ConvBertPretrainer.from_preset(tmp_path)
-    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+def test_a_published_checkpoint_needs_only_its_size(tmp_path, monkeypatch):
+    small = ModelConfig.small
+    monkeypatch.setattr(ModelConfig, "small", lambda: small(vocab_size=50, num_hidden_layers=1))
+    model = randomize(ConvBertPretrainer(ModelConfig.small()))
+    original.save_original(model, str(tmp_path / "in" / "model.ckpt-7"))
+    with pytest.raises(UserError, match="does not tell its architecture: give --config"):
+        conversion.convert(tmp_path / "in", tmp_path / "out")
+    conversion.convert(tmp_path / "in" / "model.ckpt-7", tmp_path / "out", config="small")
+    same(ConvBertPretrainer.from_preset(tmp_path / "out"), model)
+
+
+def test_the_last_of_several_checkpoints(tmp_path):
+    for number in (1, 2):
+        model = ConvBertEncoder(tiny())
+        original.save_original(model, str(tmp_path / "in" / f"model.ckpt-{number}"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(original.original_config(model)))
+    with pytest.raises(UserError, match="several checkpoints: name one"):
+        conversion.convert(tmp_path / "in", tmp_path / "out", config=config)
+    (tmp_path / "in" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-2"\n')
+    conversion.convert(tmp_path / "in", tmp_path / "out", config=config)
+    same(ConvBertEncoder.from_preset(tmp_path / "out"), model)
+
+
+def test_an_encoder_can_be_trained_further(preset, tmp_path, capsys):
+    conversion.convert(preset[1], tmp_path / "out", "preset", pretrainer=True)
+    assert "generator and the heads of the pretrainer have random" in capsys.readouterr().out
+    model = ConvBertPretrainer.from_preset(tmp_path / "out")
+    same(model.discriminator, preset[0].encoder)
+    assert model.generator.embeddings is model.discriminator.embeddings
+
+
+def test_a_run_goes_on_from_the_moments_of_an_original(tmp_path):
+    model, adam = randomize(ConvBertPretrainer(tiny())), optimization.AdamW(1e-3)
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        gradients = [tf.constant(rng.normal(size=w.shape), "float32") for w in model.weights]
+        adam.apply(gradients, model.trainable_variables)
+    original.save_original(model, str(tmp_path / "in" / "model.ckpt"), optimizer=adam)
+    config = json.dumps(original.original_config(model))
+    (tmp_path / "in" / "config.json").write_text(config)
+    conversion.convert(tmp_path / "in", tmp_path / "out", optimizer=True)
+    same(ConvBertPretrainer.from_preset(tmp_path / "out"), model)
+
+    new, new_adam = ConvBertPretrainer(tiny()), optimization.AdamW(1e-3)
+    new_adam.build(new.trainable_variables)
+    said = checkpoints.initialize(new, new_adam, tmp_path / "out", with_optimizer=True)
+    assert "weights and moments of" in said and "ckpt-2" in said
+    same(new, model)
+    for slots in ("_momentums", "_velocities"):
+        for ours, theirs in zip(getattr(new_adam, slots), getattr(adam, slots), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert np.abs(ours.numpy()).max() > 0
+
+
+def test_differences_are_seen():
+    values = {"logits": np.array([1.0, -4.0]), "more": np.ones(2)}
+    other = {"logits": np.array([1.0, -4.2])}
+    assert conversion._difference(values, values).startswith("0.0e+00 largest")
+    assert conversion._difference(other, values).startswith("5.0e-02 largest")
+
+
+@pytest.mark.slow
+def test_transformers_is_compared_where_it_is(preset, tmp_path):
+    rows = dict(conversion.convert(preset[1], tmp_path / "out"))
+    shown = rows["transformers on it"]
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError:
+        assert "not installed" in shown
+    else:
+        assert float(shown.split()[0]) < 1e-5 and "(logits)" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to_format": "onnx"}, "'onnx' is none of preset"),
+        ({"to_format": "original"}, "needs the original's name of its task"),
+        ({"config": "small"}, "is no checkpoint of the original"),
+        ({"vocab_file": "no/vocab.txt"}, "no/vocab.txt is not there"),
+        ({"generator": True, "to_format": "preset"}, "Hugging Face's format only"),
+        ({"generator": True}, "TextClassifier without a generator"),
+        ({"optimizer": True}, "from an original checkpoint to a preset only"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(preset, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        conversion.convert(preset[1], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(preset, tmp_path):
+    with pytest.raises(UserError, match="is there already and not empty"):
+        conversion.convert(preset[1], preset[1])
+    same(TextClassifier.from_preset(preset[1]), preset[0])
+
+
+def test_a_joint_question_answerer_is_refused_by_hugging_face(tmp_path):
+    QuestionAnswerer(ConvBertEncoder(tiny(head_ratio=2))).save_to_preset(tmp_path / "in")
+    with pytest.raises(UserError, match="scores starts and ends independently"):
+        conversion.convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_config_that_is_none(preset, tmp_path):
+    original.save_original(preset[0], str(tmp_path / "in" / "model.ckpt"), "mine")
+    (tmp_path / "in" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="is no config of an original"):
+        conversion.convert(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_tool_prints_a_summary(preset, tmp_path):
+    process = run_tool(
+        "convert_checkpoint", f"--from={preset[1]}", f"--to={tmp_path}/out", "--to_format=original",
+        "--task=sst",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert lines[0].split() == ["from", "preset,", "TextClassifier:", str(preset[1])]
+    assert lines[-1].startswith("written and read again  0.0e+00")
+    process = run_tool("convert_checkpoint", f"--from={tmp_path}/out", f"--to={tmp_path}/back")
+    assert process.returncode == 0, process.stderr
+    same(TextClassifier.from_preset(tmp_path / "back"), preset[0])
+
+
+@pytest.mark.slow
+def test_the_tool_tells_mistakes_in_one_line(preset, tmp_path, monkeypatch):
+    # TensorFlow sets it to 1 when it is imported, here, and the tool would inherit it.
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    to = f"--to={tmp_path}/out"
+    process = run_tool("convert_checkpoint", "--from=no/model", to)
+    assert_one_line(process, 1, "no/model", "is not there")
+    assert_one_line(run_tool("convert_checkpoint", "--from=x"), 2, "--to")
+    flag = "--to_format=onnx"
+    assert_one_line(run_tool("convert_checkpoint", "--from=x", to, flag), 2, "to_format")
+    shutil.copytree(preset[1], tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    process = run_tool("convert_checkpoint", f"--from={tmp_path}/damaged", to)
+    assert_one_line(process, 1, "hash differs")

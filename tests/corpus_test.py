@@ -4,8 +4,13 @@ import collections
 import gzip
 import json
 import lzma
+import os
+import pathlib
 import random
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -227,10 +232,24 @@ def test_manifest_and_what_reads_it(folder):
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_gives_the_same_files(folder):
-    one, two = build(folder, output="one"), build(folder, output="two", num_workers=2)
-    assert one == two
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_any_number_of_workers_gives_the_same_files(folder, deduplicate):
+    again = "\n\n".join("\n".join(document) for document in DOCUMENTS[:30])
+    (folder / "text.txt").write_text(TEXT + "\n" + again)
+    options = {"deduplicate": deduplicate, "chunk_bytes": 4000}
+    one = build(folder, output="one", **options)
+    assert one == build(folder, output="two", num_workers=2, **options)
     assert shard_bytes(folder / "one") == shard_bytes(folder / "two") != {}
+    assert one["num_documents"] == len(DOCUMENTS) + (0 if deduplicate else 30)
+
+
+def test_a_document_is_in_the_chunk_in_which_it_begins(folder):
+    (folder / "text.txt").write_text("waa\nwab\n\nwac\n\n" + "wad\n" * 5 + "\nwae\n")
+    manifest = build(folder, chunk_bytes=10)
+    # Places 0 and 9; 14, where a document ends that is over 10 bytes long, 26 and 35.
+    assert [shard["chunk"] for shard in manifest["shards"]] == [0, 1, 2, 3]
+    assert [shard["bytes"] for shard in manifest["shards"]] == [14, 12, 9, 4]
+    assert [shard["documents"] for shard in manifest["shards"]] == [2, 1, 1, 1]
 
 
 @pytest.mark.slow
@@ -267,6 +286,68 @@ def test_a_build_that_was_broken_off_goes_on(folder):
     times = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
     assert build(folder, chunk_bytes=4000) == manifest
     assert times == {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+
+
+BUILD_SCRIPT = """
+import sys
+from convbert_tf import corpus
+if __name__ == "__main__":
+    options = {"max_seq_length": 32, "chunk_bytes": 20_000, "num_workers": int(sys.argv[4])}
+    corpus.build(*sys.argv[1:4], **options)
+"""
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_again_and_again_gives_the_same_files(folder):
+    text = "\n\n".join("\n".join(document) for document in make_documents(4000, seed=1))
+    (folder / "text.txt").write_text(text)
+    expected = build(folder, output="whole", chunk_bytes=20_000)
+    (folder / "build.py").write_text(BUILD_SCRIPT)
+    arguments = [folder / name for name in ("build.py", "text.txt", "out", "vocab.txt")]
+    command = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    (folder / "out").mkdir()
+    # Killed with so many workers as soon as there are so many shards.
+    for num_workers, shards in ((2, 1), (1, 9), (2, 25)):
+        process = subprocess.Popen([*command, str(num_workers)], env=environment)
+        while len(list((folder / "out").glob("shard-*.tfrecord"))) < shards:
+            assert process.poll() is None
+            time.sleep(0.002)
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 10
+        while any(is_running(child) for child in children.split()):
+            assert time.monotonic() < deadline, "a worker outlives its parent"
+            time.sleep(0.01)
+        assert shards <= len(shard_bytes(folder / "out")) < len(expected["shards"])
+        assert not (folder / "out" / "manifest.json").exists()
+    assert build(folder, chunk_bytes=20_000) == expected
+    assert shard_bytes(folder / "out") == shard_bytes(folder / "whole")
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_training_refuses_records_of_another_vocabulary_or_length(folder):
+    manifest = build(folder)
+    (folder / "other.txt").write_text("\n".join([*SPECIAL, *WORDS[::-1]]) + "\n")
+    fitting = {"vocab_file": folder / "vocab.txt", "vocab_size": 69, "max_seq_length": 32}
+    corpus.check_manifest(manifest, str(folder / "out"), **fitting)
+    for change, message in [
+        ({"vocab_size": 70}, "vocabulary of the records in .*out has 69 entries, the model's 70"),
+        ({"max_seq_length": 64}, "built with max_seq_length=32, not 64: set --config.data"),
+        ({"vocab_file": folder / "other.txt"}, "other.txt is not the vocabulary that the records"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            corpus.check_manifest(manifest, str(folder / "out"), **(fitting | change))
+    shutil.copy(folder / "other.txt", folder / "out" / "vocab.txt")
+    with pytest.raises(UserError, match="out/vocab.txt is not the vocabulary"):
+        corpus.check_manifest(manifest, str(folder / "out"), **fitting)
 
 
 def test_records_of_other_settings_are_not_mixed(folder):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from convbert_tf import finetuning, presets
+from convbert_tf import finetuning, huggingface, presets
 from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
 from convbert_tf.console import UserError
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
@@ -137,8 +137,10 @@ def test_classifier_learns_and_is_left_as_a_preset(preset, cola, tmp_path):
 
 
 @pytest.mark.slow
-def test_question_answerer_learns(preset, squad, tmp_path):
-    experiment = make_experiment(preset, squad, tmp_path, "squad_v1", epochs=12.0)
+@pytest.mark.parametrize("joint", [True, False])
+def test_question_answerer_learns(preset, squad, tmp_path, joint):
+    options = {"epochs": 12.0, "joint_prediction": joint}
+    experiment = make_experiment(preset, squad, tmp_path, "squad_v1", **options)
     results = finetuning.run(experiment)
     assert results["exact_match"] > 80
     report = json.loads((tmp_path / "eval_results.json").read_text())
@@ -149,27 +151,66 @@ def test_question_answerer_learns(preset, squad, tmp_path):
     ]
     assert len(predictions) == 2  # the answers, and the n-best lists
     model = QuestionAnswerer.from_preset(str(tmp_path / "preset"))
-    assert not model.answerable and model.beam_size == 4
+    assert not model.answerable and model.beam_size == 4 and model.joint is joint
 
 
-def test_from_scratch_takes_no_weights_of_the_preset(preset, cola, tmp_path, monkeypatch):
-    """Each run is stopped where training would begin."""
+@pytest.fixture
+def model_at_start(monkeypatch):
+    """A function: the model of an experiment where training would begin."""
     started = []
 
     def fit(task, *args, **kwargs):
-        started.append(task.model.encoder.embeddings.word_embeddings.numpy())
+        started.append(task.model)
         raise UserError("stop")
 
+    def start(experiment):
+        with pytest.raises(UserError, match="stop"):
+            finetuning.run(experiment)
+        return started.pop()
+
     monkeypatch.setattr(finetuning.training, "fit", fit)
+    return start
+
+
+def test_from_scratch_takes_no_weights_of_the_preset(preset, cola, tmp_path, model_at_start):
+    started = []
     for number, from_scratch in enumerate((False, True)):
         experiment = make_experiment(
             preset, cola, tmp_path / str(number), from_scratch=from_scratch
         )
-        with pytest.raises(UserError, match="stop"):
-            finetuning.run(experiment)
+        model = model_at_start(experiment)
+        started.append(model.encoder.embeddings.word_embeddings.numpy())
     given = presets.load_encoder(preset).embeddings.word_embeddings.numpy()
     assert (started[0] == given).all()
     assert started[1].shape == given.shape and (started[1] != given).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(["0", "1"], "its head is kept"), (["x", "y"], "its head is dropped (labels ['x', 'y'] -> [")],
+)
+def test_a_hugging_face_directory_and_its_head(
+    preset, cola, tmp_path, model_at_start, capsys, labels, said
+):
+    encoder, directory = presets.load_encoder(preset), tmp_path / "theirs"
+    theirs = TextClassifier(encoder, 2, labels=labels, hidden_layer=True)
+    huggingface.save(theirs, directory, presets.vocab_file(preset))
+    model = model_at_start(make_experiment(str(directory), cola, tmp_path / "run"))
+    assert f"{directory}: {said}" in capsys.readouterr().out
+    assert model.hidden_layer and model.labels == ["0", "1"]
+    kept = (model.hidden.kernel.numpy() == theirs.hidden.kernel.numpy()).all()
+    assert kept == (labels == ["0", "1"])
+    words = (each.encoder.embeddings.word_embeddings.numpy() for each in (model, theirs))
+    assert (next(words) == next(words)).all()
+
+
+def test_an_independent_question_answerer_stays_one(preset, squad, tmp_path, model_at_start):
+    theirs = QuestionAnswerer(presets.load_encoder(preset), joint=False)
+    theirs.save_to_preset(tmp_path / "theirs", presets.vocab_file(preset))
+    experiment = make_experiment(str(tmp_path / "theirs"), squad, tmp_path / "run", "squad_v1")
+    model = model_at_start(experiment)
+    assert not model.joint and model.beam_size == 4
+    assert (model.logits.kernel.numpy() == theirs.logits.kernel.numpy()).all()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
-from convbert_tf import ConvBertEncoder, QuestionAnswerer, TextClassifier
+from convbert_tf import ConvBertEncoder, QuestionAnswerer, TextClassifier, TokenClassifier
 from convbert_tf.heads import cross_entropy
 from tests.model_test import tiny
 
@@ -145,6 +145,115 @@ def test_classifier_logits_and_losses(num_classes):
     np.testing.assert_allclose(model.example_losses(logits, batch), expected, rtol=1e-5)
 
 
+def test_a_hidden_layer_is_dense_activation_dense():
+    model = TextClassifier(ConvBertEncoder(tiny(hidden_act="relu")), 3, hidden_layer=True)
+    pooled = model.encoder(inputs())["sequence_output"].numpy()[:, 0]
+    kernel, bias = model.hidden.get_weights()
+    kernel = kernel + np.random.default_rng(0).normal(size=kernel.shape)
+    model.hidden.set_weights([kernel, bias + 0.5])
+    expected = np.maximum(pooled @ kernel + 0.5, 0) @ model.logits.kernel.numpy()
+    np.testing.assert_allclose(model(inputs()), expected, rtol=1e-4, atol=1e-5)
+    # Dropout is before each of the two layers, while training.
+    model.dropout.rate = 0.999
+    np.testing.assert_allclose(model(inputs(), training=True), np.zeros((2, 3)), atol=1e-6)
+
+
+def test_token_classifier_logits_and_losses():
+    model = TokenClassifier(ConvBertEncoder(tiny()), 4)
+    labels = np.random.default_rng(1).integers(0, 4, (2, LENGTH))
+    labels[0, 3:] = -100
+    batch = inputs(label_ids=labels)
+    logits = model(batch).numpy()
+    hidden = model.encoder(batch)["sequence_output"].numpy()
+    kernel, bias = model.logits.get_weights()
+    np.testing.assert_allclose(logits, hidden @ kernel + bias, rtol=1e-4, atol=1e-5)
+    log_probs = log_softmax(logits)
+    expected = [
+        -sum(log_probs[b, t, labels[b, t]] for t in range(LENGTH) if labels[b, t] >= 0)
+        for b in range(2)
+    ]
+    np.testing.assert_allclose(model.example_losses(logits, batch), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beam_size", [3, 14])
+def test_independent_starts_and_ends(beam_size):
+    model = QuestionAnswerer(ConvBertEncoder(tiny()), beam_size=beam_size, joint=False)
+    model.logits.kernel.assign(model.logits.kernel * 5)
+    outputs = {name: value.numpy() for name, value in model(inputs()).items()}
+    hidden = model.encoder(inputs())["sequence_output"].numpy()
+    raw = hidden @ model.logits.kernel.numpy()  # no token is excluded from these
+    best = min(beam_size, LENGTH)
+    for i, name in enumerate(("start", "end")):
+        np.testing.assert_allclose(outputs[f"{name}_logits"], raw[..., i], rtol=1e-4, atol=1e-5)
+        expected = log_softmax(raw[..., i] - 1000 * ~ALLOWED)
+        order = np.argsort(-expected, axis=1)[:, :best]
+        found = outputs[f"{name}_top_index"], outputs[f"{name}_top_log_probs"]
+        if name == "end":  # the same ends for each start
+            assert found[0].shape == (2, beam_size, beam_size)
+            assert all((x == x[:, :1]).all() for x in found)
+            found = [x[:, 0] for x in found]
+        likely = np.take_along_axis(expected, order, axis=1)
+        np.testing.assert_allclose(found[1][:, :best], likely, rtol=1e-4, atol=1e-4)
+        sure = likely > -500
+        np.testing.assert_array_equal(found[0][:, :best][sure], order[sure])
+        assert (found[1][:, best:] == -1e9).all()
+
+
+def test_losses_of_independent_starts_and_ends():
+    model = QuestionAnswerer(ConvBertEncoder(tiny()), joint=False)
+    batch = inputs(start_positions=np.array([4, 0]), end_positions=np.array([6, 9]))
+    outputs = model(batch, training=True)
+    assert outputs.keys() == {"start_logits", "end_logits"}
+    starts, ends = (log_softmax(outputs[f"{x}_logits"].numpy()) for x in ("start", "end"))
+    expected = -(starts[[0, 1], [4, 0]] + ends[[0, 1], [6, 9]]) / 2
+    np.testing.assert_allclose(model.example_losses(outputs, batch), expected, rtol=1e-5)
+
+
+def test_a_head_goes_along_where_its_labels_are_the_same(capsys):
+    old = TextClassifier(ConvBertEncoder(tiny()), 2, labels=["no", "yes"], hidden_layer=True)
+    new = TextClassifier.start_from(old, "it", num_classes=2, labels=["no", "yes"], dropout=0.3)
+    assert new.dropout.rate == 0.3 and new.hidden_layer and new.encoder is old.encoder
+    np.testing.assert_array_equal(new.logits.kernel, old.logits.kernel)
+    np.testing.assert_array_equal(new.hidden.kernel, old.hidden.kernel)
+    assert capsys.readouterr().out == "it: its head is kept\n"
+    assert TextClassifier.start_from(old) is old
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"num_classes": 3, "labels": ["a", "b", "c"]},
+            "num_classes 2 -> 3; labels ['no', 'yes'] -> ['a', 'b', 'c']",
+        ),
+        ({"labels": ["yes", "no"]}, "labels ['no', 'yes'] -> ['yes', 'no']"),
+        ({"labels": None}, "labels ['no', 'yes'] -> None"),
+        ({"hidden_layer": True}, "hidden_layer False -> True"),
+    ],
+)
+def test_a_head_of_other_labels_is_dropped_and_told(capsys, options, reason):
+    old = TextClassifier(ConvBertEncoder(tiny()), 2, labels=["no", "yes"])
+    new = TextClassifier.start_from(old, "runs/x", **options)
+    assert new.encoder is old.encoder
+    assert np.abs(new.logits.kernel.numpy()).max() > 0
+    assert capsys.readouterr().out == (
+        f"runs/x: its head is dropped ({reason}); the new one has random weights\n"
+    )
+
+
+def test_another_kind_of_head_is_dropped_and_told(capsys):
+    old = QuestionAnswerer(ConvBertEncoder(tiny()), joint=False)
+    assert TextClassifier.start_from(old, "x", num_classes=2).encoder is old.encoder
+    assert "x: its head is dropped (it is a QuestionAnswerer)" in capsys.readouterr().out
+    assert not QuestionAnswerer.start_from(old, "x", answerable=False, beam_size=3).joint
+    assert capsys.readouterr().out == "x: its head is kept\n"
+    assert QuestionAnswerer.start_from(old, "x", answerable=True).answerable
+    assert "answerable False -> True" in capsys.readouterr().out
+    TextClassifier.start_from(old.encoder, num_classes=2)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_heads_compute_in_float32_under_mixed_precision(policy):
     before = keras.config.dtype_policy()
@@ -175,7 +284,10 @@ def test_compiled_is_eager():
     ("cls", "options"),
     [
         (TextClassifier, {"num_classes": 2, "dropout": 0.3, "labels": ["no", "yes"]}),
+        (TextClassifier, {"num_classes": 2, "hidden_layer": True}),
+        (TokenClassifier, {"num_classes": 2, "dropout": 0.3, "labels": ["no", "yes"]}),
         (QuestionAnswerer, {"answerable": True, "beam_size": 5}),
+        (QuestionAnswerer, {"answerable": True, "joint": False}),
     ],
 )
 def test_config_round_trip(cls, options):

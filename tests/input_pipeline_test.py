@@ -191,17 +191,18 @@ def test_a_damaged_shard_stops_the_stream_and_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(tf.errors.DataLossError) as caught:
         take(pretraining(tmp_path), 21)
-    found = input_pipeline.explain(caught.value, str(tmp_path), LENGTH)
+    found = input_pipeline.explain(caught.value, [str(tmp_path)], LENGTH)
     assert isinstance(found, UserError)
-    assert "shard-00003.tfrecord is damaged after record 3" in str(found)
+    assert "shard-00003.tfrecord is damaged: record 4 at byte 330 has a wrong" in str(found)
 
 
 def test_ids_outside_the_vocabulary_stop_the_stream_and_the_shard_is_named(data_dir):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         take(pretraining(data_dir, vocab_size=120), 21)
-    found = str(input_pipeline.explain(caught.value, str(data_dir), LENGTH, vocab_size=120))
-    assert "shard-00002.tfrecord, records 0 to 8" in found and "outside the vocabulary" in found
-    assert input_pipeline.explain(caught.value, str(data_dir), LENGTH) is caught.value
+    found = str(input_pipeline.explain(caught.value, [str(data_dir)], LENGTH, vocab_size=120))
+    assert "shard-00002.tfrecord, record 9: A record has a token id outside the voc" in found
+    assert found.endswith("built with another vocab.txt.")
+    assert input_pipeline.explain(caught.value, [str(data_dir)], LENGTH) is caught.value
 
 
 def test_a_shard_exchanged_for_one_of_the_same_size_is_noticed(tmp_path):
@@ -212,7 +213,7 @@ def test_a_shard_exchanged_for_one_of_the_same_size_is_noticed(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(tf.errors.InvalidArgumentError, match="does not match its manifest") as e:
         take(pretraining(tmp_path), 21)
-    found = str(input_pipeline.explain(e.value, str(tmp_path), LENGTH))
+    found = str(input_pipeline.explain(e.value, [str(tmp_path)], LENGTH))
     assert "shard-00000.tfrecord holds 7 records, not 6" in found
 
 
@@ -279,7 +280,7 @@ def test_finetuning_errors(tmp_path):
         finetuning(batch_size=404)
     records.write(tmp_path / "train.tfrecord", EXAMPLES)
     with pytest.raises(
-        UserError, match=r"train.tfrecord, records 0 to 402: A record is longer than max_seq_length"
+        UserError, match=r"train.tfrecord, record 1: A record is longer than max_seq_length"
     ):
         finetuning(source=tmp_path / "train.tfrecord", max_seq_length=32)
 

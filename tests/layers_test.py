@@ -1,6 +1,7 @@
 """Each layer against plain numpy; what an output depends on; precision, compilation, saving."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -238,3 +239,12 @@ def test_a_functional_model_is_saved_and_loaded(tmp_path, return_scores):
 def test_impossible_sizes_are_refused(make_it, message):
     with pytest.raises(ValueError, match=message):
         make_it()
+
+
+def test_a_mask_is_taken_without_a_warning_and_not_handed_on():
+    x, mask = np.ones((1, 6, 16), "float32"), np.ones((1, 6), "int32")
+    block = ConvBertBlock(4, 32, conv_kernel_size=3, mask_convolution=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outputs = block(x, mask=mask)
+    assert getattr(outputs, "_keras_mask", None) is None

@@ -82,6 +82,103 @@ def test_every_candidate_is_as_likely(with_replacement):
     assert scipy.stats.chisquare(counts[candidates]).pvalue > 1e-3
 
 
+# --- whole words ---
+
+CONTINUATIONS = np.arange(1000) % 3 == 0  # of features' words, a third
+WHOLE_WORDS = TOKENS._replace(continuations=CONTINUATIONS)
+
+
+def whole_words(ids, mask):
+    """Lists of positions, one for each word of a row, by the rule as it is told."""
+    found, before = [], False
+    for place, token in enumerate(ids):
+        candidate = bool(mask[place]) and token not in TOKENS[:3]
+        if candidate and CONTINUATIONS[token] and before:
+            found[-1].append(place)
+        elif candidate:
+            found.append([place])
+        before = candidate
+    return found
+
+
+def reference_mask(ids, mask, uniforms, config):
+    """One row, word after word."""
+    wanted = round(sum(mask) * config.mask_prob)
+    wanted = min(max(wanted, 1), config.max_predictions_per_seq(len(ids)))
+    positions, masked = [], list(ids)
+    words = sorted(whole_words(ids, mask), key=lambda word: -uniforms[0][word[0]])
+    for rank, word in enumerate(words):
+        if len(positions) + len(word) <= wanted:
+            positions += word
+            if uniforms[1][rank] < masking.REPLACED:
+                for place in word:
+                    masked[place] = TOKENS.mask
+    return positions, masked
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("length", "mask_prob"), [(9, 0.15), (40, 0.15), (128, 0.15), (30, 0.4)])
+def test_whole_words_are_those_of_the_reference(length, mask_prob, compiled):
+    inputs = features(700, length, seed=length)
+    rng = np.random.default_rng(length)
+    # Words of several pieces, also at the edges, and rows that are one long word.
+    longer = rng.random(inputs["input_ids"].shape) < rng.choice([0.2, 0.7, 1], 700)[:, None]
+    special = np.isin(inputs["input_ids"], SPECIAL)
+    inputs["input_ids"] += np.where(longer & ~special, -inputs["input_ids"] % 3, 0).astype("int32")
+    inputs["input_ids"] = np.where(inputs["input_ids"] > 999, 999, inputs["input_ids"])
+    uniforms = rng.random((700, 2, length), "float32")
+    uniforms[:50, 0] = np.round(uniforms[:50, 0], 1)  # ties
+    config = PretrainingConfig(mask_prob=mask_prob, whole_word_masking=True)
+
+    def run(features, uniforms):
+        return masking.mask_inputs(features, uniforms, WHOLE_WORDS, config)
+
+    run = tf.function(run, jit_compile=True) if compiled else run
+    tensors = {name: tf.constant(values) for name, values in inputs.items()}
+    masked = masking.MaskedInputs(*map(np.asarray, run(tensors, tf.constant(uniforms))))
+    used = masked.masked_lm_weights > 0
+    numbers = set()
+    for row in range(700):
+        ids, mask = inputs["input_ids"][row], inputs["input_mask"][row]
+        positions, expected = reference_mask(ids.tolist(), mask, uniforms[row], config)
+        assert masked.masked_lm_positions[row][used[row]].tolist() == positions
+        assert masked.masked_input_ids[row].tolist() == expected
+        assert masked.masked_lm_ids[row][used[row]].tolist() == ids[positions].tolist()
+        assert not masked.masked_lm_ids[row][~used[row]].any()
+        numbers.add(len(positions))
+    assert len(numbers) > 1 or length == 9
+
+
+def test_words_that_are_too_long_are_passed_over():
+    ids = np.full((2, 24), 6, "int32")  # pieces of one long word
+    ids[:, 0], ids[1, 13:] = TOKENS.cls, 10  # in the second row, short ones after it
+    inputs = {"input_ids": ids, "input_mask": np.ones_like(ids)}
+    uniforms = np.random.default_rng(0).random((2, 2, 24), "float32")
+    uniforms[:, 0, 1] = 0.9999  # the long word is tried first
+    config = PretrainingConfig(whole_word_masking=True, mask_prob=0.3)
+    masked = masking.mask_inputs(inputs, uniforms, WHOLE_WORDS, config)
+    assert np.sum(masked.masked_lm_weights, axis=1).tolist() == [0, 7]
+    assert np.min(masked.masked_lm_positions[1]) >= 13
+
+
+def test_words_of_one_piece_are_masked_as_without_whole_words():
+    inputs = features(200, 50)
+    none_inside = TOKENS._replace(continuations=np.zeros(1000, bool))
+    uniforms = np.random.default_rng(1).random((200, 2, 50), "float32")
+    config = PretrainingConfig(whole_word_masking=True)
+    expected = mask_inputs(inputs)
+    masked = masking.mask_inputs(inputs, uniforms, none_inside, config)
+    for name, values in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(masked, name), values, err_msg=name)
+
+
+def test_special_tokens_of_a_vocabulary():
+    vocab = ["[PAD]", "[UNK]", "[MASK]", "[CLS]", "a", "##b", "##", "#", "[SEP]", "####"]
+    tokens = masking.special_tokens(vocab)
+    assert tokens[:3] == (3, 8, 2)
+    assert tokens.continuations.nonzero()[0].tolist() == [5, 9]
+
+
 def test_85_percent_become_mask():
     inputs = features(2000, 60)
     masked = mask_inputs(inputs)

@@ -59,6 +59,27 @@ def test_three_steps_are_those_of_numpy(decay, clip, compiled):
     assert np.abs(variables[0] - weights[0]).max() > 0.01
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_gradient_that_is_not_finite_changes_nothing(clip, bad):
+    weights = [normal(4, 3, seed=0), normal(3, seed=1)]
+    variables = [keras.Variable(w, name=f"w{i}") for i, w in enumerate(weights)]
+    optimizer = AdamW(0.1, clip_norm=clip, skip_nonfinite=True)
+    good = [tf.constant(normal(*w.shape, seed=2)) for w in weights]
+    poisoned = [good[0] + tf.one_hot([1], 4, bad, 0.0)[0][:, None], good[1]]
+    optimizer.apply(good, variables)
+    before = [np.asarray(v) for v in [*variables, *optimizer.variables[2:]]]
+    optimizer.apply(poisoned)
+    assert not np.isfinite(optimizer.gradient_norm) and int(optimizer.iterations) == 2
+    for variable, value in zip([*variables, *optimizer.variables[2:]], before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    optimizer.apply(good)
+    gradients = [[np.asarray(g) for g in good]] * 2
+    expected = numpy_steps(weights, gradients, [0.1] * 2, 0.01, clip)
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-5, atol=1e-6)
+
+
 def test_schedule():
     schedule = LinearWarmupDecay(0.5, 100, 10)
     expected = {0: 0, 1: 0.5 * 0.99 * 0.1, 5: 0.5 * 0.95 * 0.5, 10: 0.45, 50: 0.25, 100: 0, 130: 0}
@@ -137,6 +158,7 @@ def test_config_round_trip():
         "clip_norm": 2.0,
         "layerwise_lr_decay": 0.7,
         "num_hidden_layers": 3,
+        "skip_nonfinite": True,
         "name": "mine",
     }
     optimizer = AdamW(LinearWarmupDecay(0.1, 100, 7), **options)

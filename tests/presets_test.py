@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from convbert_tf import (
     PretrainingConfig,
     QuestionAnswerer,
     TextClassifier,
+    TokenClassifier,
     presets,
 )
 from convbert_tf.console import UserError
@@ -27,16 +30,22 @@ MODELS = {
     "untied": lambda: ConvBertPretrainer(tiny(untied_generator_embeddings=True)),
     "mlm": lambda: ConvBertPretrainer(tiny(), PretrainingConfig(objective="mlm")),
     "classifier": lambda: TextClassifier(ConvBertEncoder(tiny()), 2, 0.2, ["no", "yes"]),
+    "hidden": lambda: TextClassifier(ConvBertEncoder(tiny()), 2, hidden_layer=True),
+    "tagger": lambda: TokenClassifier(ConvBertEncoder(tiny()), 3, labels=["O", "B", "I"]),
     "answerer": lambda: QuestionAnswerer(ConvBertEncoder(tiny()), True, 4),
+    "independent": lambda: QuestionAnswerer(ConvBertEncoder(tiny()), joint=False),
 }
 
 
-def make(kind):
-    """A model none of whose weights is at its initial value."""
-    model = MODELS[kind]()
+def randomize(model):
+    """None of the weights keeps its initial value."""
     rng = np.random.default_rng(1)
     model.set_weights([rng.normal(size=w.shape).astype("float32") for w in model.weights])
     return model
+
+
+def make(kind):
+    return randomize(MODELS[kind]())
 
 
 @pytest.fixture
@@ -132,7 +141,9 @@ def encoder_config(**options):
         (flip_a_byte, "hash differs"),
         (remove("config.json"), "config.json is not there"),
         (remove("model.weights.h5"), "model.weights.h5 is not there"),
-        (write('{"model_type": "convbert", "hidden_size": 16}'), "no preset of convbert_tf"),
+        (write('{"model_type": "bert"}'), "holds a bert, not a convbert"),
+        (write('{"model_type": "convbert"}'), "has none of model.safetensors"),
+        (write('{"hidden_size": 16}'), "no preset of convbert_tf; tools/convert_checkpoint"),
         (write('{"class": "ConvBertEncoder", "weights_sha256": "0"}'), "no preset of convbert_tf"),
         (write("[1, 2]"), "no preset of convbert_tf"),
         (write("{"), "is no JSON"),
@@ -192,3 +203,84 @@ def test_saving_again_replaces(saved):
     assert (directory / "vocab.txt").read_text() == "[PAD]\n"
     assert TextClassifier.from_preset(directory).labels == ["no", "yes"]
     assert isinstance(other.encoder.config, ModelConfig)
+
+
+def test_a_checkpoint_of_the_original_is_sent_to_the_tool(tmp_path):
+    (tmp_path / "model.ckpt-10.index").write_text("")
+    (tmp_path / "config.json").write_text('{"discriminator": {}}')
+    for cls in (ConvBertEncoder, ConvBertPretrainer, TextClassifier):
+        with pytest.raises(UserError, match=r"checkpoint of the original.*convert_checkpoint\.py"):
+            cls.from_preset(tmp_path)
+
+
+def test_a_checkpoint_beside_a_preset_does_no_harm(saved):
+    (saved[1] / "model.ckpt.index").write_text("")
+    same(ConvBertEncoder.from_preset(saved[1]), saved[0])
+
+
+def test_nothing_is_written_to_the_hub(saved):
+    with pytest.raises(UserError, match="to a directory, not to the hub"):
+        saved[0].save_to_preset("hf://owner/name")
+    assert not os.path.exists("hf:")
+
+
+FRESH = """
+import sys
+import numpy as np
+{imports}
+model = {load}
+flat = [np.array(x).ravel() for x in model.get_weights()]
+np.save(sys.argv[2], np.concatenate(flat))
+print(type(model).__name__)
+"""
+
+
+def weights_in_a_fresh_process(imports, load, path, tmp_path):
+    """Loads `path` where nothing of ours but `imports` was imported."""
+    arguments = [str(path), str(tmp_path / "weights.npy")]
+    process = subprocess.run(
+        [sys.executable, "-c", FRESH.format(imports=imports, load=load), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()[-1], np.load(tmp_path / "weights.npy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "imports", "load"),
+    [
+        ("classifier", "from convbert_tf import presets", "presets.load(sys.argv[1])"),
+        ("tagger", "from convbert_tf import TokenClassifier as T", "T.from_preset(sys.argv[1])"),
+        ("pretrainer", "import convbert_tf", "convbert_tf.presets.load(sys.argv[1])"),
+        (
+            "classifier.keras",
+            "import keras, convbert_tf.heads",
+            "keras.models.load_model(sys.argv[1])",
+        ),
+        (
+            "untied.keras",
+            "import keras, convbert_tf.pretraining",
+            "keras.models.load_model(sys.argv[1])",
+        ),
+    ],
+)
+def test_a_fresh_process_needs_only_what_it_names(tmp_path, kind, imports, load):
+    model, path = make(kind.removesuffix(".keras")), tmp_path / kind
+    model.save(path) if kind.endswith(".keras") else model.save_to_preset(path)
+    name, weights = weights_in_a_fresh_process(imports, load, path, tmp_path)
+    assert name == type(model).__name__
+    expected = np.concatenate([weight.ravel() for weight in model.get_weights()])
+    np.testing.assert_array_equal(weights, expected)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_plain_keras_saving(tmp_path, kind):
+    model, other = make(kind), MODELS[kind]()
+    model.save(tmp_path / "model.keras")
+    same(keras.models.load_model(tmp_path / "model.keras"), model)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    same(other, model)

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
-from convbert_tf import ConvBertPretrainer, PretrainingConfig, masking, pretraining
+from convbert_tf import ConvBertPretrainer, PretrainingConfig, flops, masking, pretraining
 from tests import masking_test
 from tests.model_test import tiny
 
@@ -114,6 +115,51 @@ def test_tied_and_untied_embeddings():
     assert tied.generator.embeddings_project.kernel.shape == (8, 4)
 
 
+def test_one_encoder_for_generator_and_discriminator():
+    model, (features, masked) = pretrainer(untied_generator=False), batch()
+    assert model.generator is model.discriminator
+    assert model.generator_head.dense.kernel.shape == (16, 8)
+    separate = pretrainer()
+    extra = model.generator_head.count_params() - separate.generator_head.count_params()
+    shared = separate.generator.count_params() - separate.discriminator.embeddings.count_params()
+    assert model.count_params() == separate.count_params() - shared + extra
+    outputs = model.losses(features, masked, uniforms())
+    hidden = model.encoder(features | {"input_ids": masked.masked_input_ids})["sequence_output"]
+    rows = tf.gather(hidden, masked.masked_lm_positions, batch_dims=1)
+    expected = model.generator_head(rows, model.encoder.embeddings.word_embeddings)
+    np.testing.assert_allclose(outputs["mlm_logits"], expected, rtol=1e-5, atol=1e-5)
+    disc, mlm = gradients(model, "disc_loss_sum"), gradients(model, "mlm_loss_sum")
+    encoder = {variable.path for variable in model.encoder.trainable_variables}
+    assert all(disc[name] and mlm[name] for name in encoder)
+
+
+@pytest.mark.parametrize("disallow", [False, True])
+def test_a_uniform_generator_samples_the_whole_vocabulary_alike(disallow):
+    model = pretrainer(uniform_generator=True, disallow_correct=disallow)
+    assert model.generator is None and model.generator_head is None
+    features, masked = batch(64)
+    used = masked.masked_lm_weights > 0
+    counts = np.zeros(50)
+    for seed in range(60):
+        outputs = model.losses(features, masked, uniforms(64, seed=seed))
+        sampled = outputs["sampled_ids"].numpy()
+        counts += np.bincount(sampled[used], minlength=50)
+        if disallow:
+            assert (sampled != masked.masked_lm_ids)[used].all()
+    assert len(counts) == 50
+    if not disallow:
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    largest = np.full((64, 4), np.nextafter(np.float32(1), 0))
+    top = model.losses(features, masked, largest)["sampled_ids"].numpy()
+    correct = masked.masked_lm_ids
+    np.testing.assert_array_equal(top, np.where(disallow & (correct == 49), 48, 49))
+    assert not {"mlm_logits", "mlm_loss_sum"} & set(outputs)
+    mean = outputs["disc_loss_sum"] / outputs["disc_weight"]
+    np.testing.assert_allclose(model.total_loss(outputs), 50 * mean, rtol=1e-5)
+    with pytest.raises(ValueError, match="give sample_uniforms"):
+        model.losses(features, masked)
+
+
 @pytest.mark.parametrize("disallow", [False, True])
 def test_the_correct_token_can_be_disallowed(disallow):
     model, (features, masked) = pretrainer(disallow_correct=disallow), batch(16)
@@ -186,9 +232,11 @@ def test_metrics_are_those_of_sklearn():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["electra", "mlm"])
-def test_the_task_does_the_same_step(objective):
-    model, (features, _) = pretrainer(objective=objective), batch()
+@pytest.mark.parametrize(
+    "options", [{}, {"objective": "mlm"}, {"uniform_generator": True}, {"untied_generator": False}]
+)
+def test_the_task_does_the_same_step(options):
+    model, (features, _) = pretrainer(**options), batch()
     task = pretraining.PretrainingTask(model, TOKENS, None)
     draws = np.random.default_rng(9).random((4, 3, 30), "float32")
     prepared, weights = task.prepare(features | {"uniforms": draws})
@@ -199,7 +247,11 @@ def test_the_task_does_the_same_step(objective):
     np.testing.assert_allclose(total, model.total_loss(outputs), rtol=1e-5)
     shapes = {name: tuple(value.shape) for name, value in counts.items()}
     assert shapes == task.count_shapes
-    assert set(task.metrics(counts)) >= {"masked_lm_loss", "masked_lm_accuracy"}
+    names = {"disc_auc"} if model.generator is None else {"masked_lm_loss", "masked_lm_accuracy"}
+    assert names <= set(task.metrics(counts)) and "damaged_records" not in task.metrics(counts)
+    task.damaged = {("a", 1): None, ("a", 2): None}
+    assert task.metrics(counts)["damaged_records"] == 2
+    assert task.flops(30) == flops.pretraining_flops(model.config, model.pretraining, 30)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
@@ -218,8 +270,16 @@ def test_a_step_compiled_and_in_mixed_precision(policy):
     assert loss.dtype == "float32" and abs(loss - expected) < 0.2 * expected
 
 
-def test_config_round_trip():
-    model = pretrainer(objective="electra", temperature=0.7, disallow_correct=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "electra", "temperature": 0.7, "disallow_correct": True},
+        {"uniform_generator": True},
+        {"untied_generator": False},
+    ],
+)
+def test_config_round_trip(options):
+    model = pretrainer(**options)
     written = keras.saving.serialize_keras_object(model)
     copy = keras.saving.deserialize_keras_object(written)
     assert copy.config == model.config and copy.pretraining == model.pretraining

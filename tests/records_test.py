@@ -1,5 +1,6 @@
 """Records written, read, padded and refused."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -12,6 +13,18 @@ FEATURES = {"input_ids": [2, 7, 8, 3], "segment_ids": [0, 0, 1, 1]}
 def parse(*features, schema=records.PRETRAINING, max_seq_length=6, **options):
     serialized = tf.constant([records.encode(each) for each in features])
     return records.parse(serialized, schema, max_seq_length, **options)
+
+
+@pytest.mark.parametrize("length", [0, 1, 41, 42, 50, 127, 128, 5461, 9000])
+def test_packed_records_are_the_same_bytes(length):
+    edges = [0, 1, 127, 128, 16383, 16384, 30521, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**31 - 1]
+    ids = np.resize(np.append(edges, np.random.default_rng(0).integers(0, 30522, 99)), length)
+    packed, places = records.pack(ids)
+    assert len(places) == length + 1 and places[-1] == len(packed)
+    half = length // 2
+    features = {"segment_ids": ids[half:].tolist(), "input_ids": ids[:half].tolist()}
+    bytes_of = {"segment_ids": packed[places[half] :], "input_ids": packed[: places[half]]}
+    assert records.encode_packed(bytes_of) == records.encode(features)
 
 
 def test_parse_pads_and_makes_the_mask():
@@ -91,5 +104,5 @@ def test_read_names_what_is_wrong(tmp_path):
         records.read(str(path))
     records.write(path, [b"one", b"two", b"three"])
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(UserError, match=r"a.tfrecord is damaged after record 2"):
+    with pytest.raises(UserError, match=r"a.tfrecord is damaged: record 3 at byte 38 is cut off"):
         records.read(str(path))

@@ -92,6 +92,7 @@ def folder(tmp_path_factory):
         "regression": lambda encoder: TextClassifier(encoder, 1),
         "answers": QuestionAnswerer,
         "answerable": lambda encoder: QuestionAnswerer(encoder, answerable=True),
+        "independent": lambda encoder: QuestionAnswerer(encoder, joint=False),
         "encoder": lambda encoder: encoder,
     }.items():
         model = head(ConvBertEncoder(MODEL))
@@ -113,12 +114,13 @@ def served(folder):
         "regression": ("regression", {}),
         "answers": ("answers", WINDOWS),
         "answerable": ("answerable", WINDOWS),
+        "independent": ("independent", WINDOWS),
         "threshold": ("answerable", WINDOWS | {"null_threshold": threshold(folder)}),
     }
     first, second = zip(*PAIRS, strict=True)
     questions, contexts = zip(*QUESTIONS, strict=True)
     asked = {"question": questions, "context": contexts}
-    inputs = dict.fromkeys(["answers", "answerable", "threshold"], asked)
+    inputs = dict.fromkeys(["answers", "answerable", "independent", "threshold"], asked)
     inputs |= {"single": {"text": SINGLES}, "regression": {"text": SINGLES[:1] + SINGLES[3:]}}
     inputs["pair"] = {"text_a": first, "text_b": second}
     calls = []
@@ -159,7 +161,7 @@ def threshold(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["answers", "answerable"])
+@pytest.mark.parametrize("name", ["answers", "answerable", "independent"])
 def test_answers_are_those_of_the_offline_code(folder, served, name):
     windows, (predictions, nbest, null_odds) = offline_answers(folder, name)
     counts = [sum(w.question_id == str(i) for w in windows) for i in range(len(QUESTIONS))]
@@ -232,19 +234,6 @@ def test_regression_gives_a_score_alone(folder, served):
     logits = offline_logits(folder, "regression", task, examples, 64)
     assert set(served["regression"]) == {"score"}
     np.testing.assert_allclose(served["regression"]["score"], logits[:, 0], rtol=1e-4, atol=1e-5)
-
-
-def test_truncate_pair_is_that_of_training():
-    rng = random.Random(0)
-    lengths = [(rng.randint(0, 20), rng.randint(0, 20)) for _ in range(200)]
-    for limit in (2, 7, 8, 21):
-        pairs = [(list(range(a)), list(range(100, 100 + b))) for a, b in lengths]
-        ragged = [tf.ragged.constant(x, tf.int32) for x in zip(*pairs, strict=True)]
-        first, second = serving.truncate_pair(*ragged, tf.constant(limit, tf.int64))
-        for a, b in pairs:
-            glue.truncate_pair(a, b, limit)
-        assert first.to_list() == [a for a, _ in pairs]
-        assert second.to_list() == [b for _, b in pairs]
 
 
 def test_impossible_exports_are_refused(folder, tmp_path):

@@ -51,6 +51,18 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("export_saved_model", ["--preset=x", "--output_dir=y", "--max_seq_length=3"], 2, ["3"]),
         ("compare_runs", ["--run=no/such/run"], 1, ["no/such/run/eval_results.json is not there"]),
         ("build_pretraining_data", ["--input=x", "--output_dir=y"], 2, ["vocab_file"]),
+        (
+            "build_pretraining_data",
+            ["--output_dir=y", "--vocab_file=z"],
+            1,
+            ["set --input or --tfds"],
+        ),
+        (
+            "build_pretraining_data",
+            ["--input=x", "--output_dir=y", "--vocab_file=z", "--beam_option=a=1"],
+            1,
+            ["--runner"],
+        ),
         ("train_vocabulary", ["--input=x", "--output_file=y", "--vocab_size=5"], 2, ["100"]),
         ("ask", ["--text=x"], 2, ["saved_model"]),
     ],

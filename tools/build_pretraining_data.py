@@ -4,8 +4,9 @@
         --output_dir=records
 
 Input: .txt with a paragraph or a sentence a line and a blank line between documents, or .jsonl with
-a document a line in the field "text"; both also as .gz or .xz. Writes shard-*.tfrecord, vocab.txt
-and, when all is there, manifest.json.
+a document a line in the field "text"; both also as .gz or .xz; or, with --tfds=name:split, text
+sets of TensorFlow Datasets. Writes shard-*.tfrecord, vocab.txt and, when all is there,
+manifest.json. With --runner, Apache Beam builds the same files, on a cluster if need be.
 """
 
 from absl import flags
@@ -13,8 +14,12 @@ from absl import flags
 from convbert_tf import console
 
 FLAGS = flags.FLAGS
+flags.DEFINE_multi_string("input", [], "File, glob or directory of text; may be given again.")
 flags.DEFINE_multi_string(
-    "input", None, "File, glob or directory of text; may be given again.", required=True
+    "tfds",
+    [],
+    "Text set of TensorFlow Datasets, as name:split or name:split:field, where name may be a "
+    "directory; may be given again.",
 )
 flags.DEFINE_string("output_dir", None, "Folder for the records.", required=True)
 flags.DEFINE_string("vocab_file", None, "Vocabulary, one piece a line.", required=True)
@@ -36,16 +41,33 @@ flags.DEFINE_bool("lower_case", True, "For uncased vocabularies: lower-case and 
 flags.DEFINE_bool("deduplicate", False, "Leave out documents equal to an earlier one.")
 flags.DEFINE_integer("seed", 0, "Seed of the segments' random lengths.")
 flags.DEFINE_integer("num_workers", None, "Processes; default: one a core.", lower_bound=1)
+flags.DEFINE_string(
+    "runner",
+    None,
+    "A runner of Apache Beam, say DirectRunner or FlinkRunner, to build with instead of processes "
+    "here; its workers must reach input and output under the same paths.",
+)
+flags.DEFINE_multi_string(
+    "beam_option", [], "Option of Beam's, say direct_num_workers=4; may be given again."
+)
 flags.DEFINE_bool("overwrite", False, "Delete records built with other settings in output_dir.")
 
 
 def main(_):
-    from convbert_tf import corpus  # TensorFlow comes with it: not for --help and bad flags
+    if not FLAGS.input and not FLAGS.tfds:
+        raise console.UserError("set --input or --tfds.")
+    if FLAGS.beam_option and not FLAGS.runner:
+        raise console.UserError("--beam_option is for --runner, which is not set.")
 
+    # TensorFlow comes with these: not for --help and bad flags.
+    from convbert_tf import corpus, corpus_beam
+
+    run = corpus_beam.run_on(FLAGS.runner, FLAGS.beam_option) if FLAGS.runner else None
     manifest = corpus.build(
         FLAGS.input,
         FLAGS.output_dir,
         FLAGS.vocab_file,
+        tfds=FLAGS.tfds,
         max_seq_length=FLAGS.max_seq_length,
         segment_rule=FLAGS.segment_rule,
         keep_long_lines=FLAGS.keep_long_lines,
@@ -54,6 +76,7 @@ def main(_):
         seed=FLAGS.seed,
         num_workers=FLAGS.num_workers,
         overwrite=FLAGS.overwrite,
+        run=run,
     )
     console.say(
         f"{FLAGS.output_dir}: {manifest['num_records']:,} records, {manifest['num_tokens']:,} "

@@ -4,11 +4,15 @@
         --config.data.train_dir=data/train --config.data.eval_dir=data/heldout \
         --config.training.model_dir=runs/small
 
-Resumes from the last checkpoint of model_dir. Leaves the model there as preset/.
+Resumes from the last checkpoint of model_dir. Leaves the model there as preset/, generator and
+discriminator, from which another run can start: --config.training.init_from=runs/small/preset, or
+runs/small --config.training.init_optimizer to take the optimiser's moments along.
 """
 
+import filecmp
 import functools
 import os
+import shutil
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,59 +32,80 @@ def main(_):
     if not data.train_dir or not options.model_dir:
         raise console.UserError("set --config.data.train_dir and --config.training.model_dir.")
 
-    from convbert_tf import input_pipeline, masking, pretraining, tokenization, training
+    from convbert_tf import checkpoints, masking, pretraining, strategies, tokenization, training
 
-    manifest = input_pipeline.load_manifest(data.train_dir)
-    if manifest["vocab_size"] != experiment.model.vocab_size:
-        raise console.UserError(
-            f"the records' vocabulary has {manifest['vocab_size']} entries, the model's "
-            f"{experiment.model.vocab_size}: set --config.model.vocab_size."
-        )
+    manifest = _manifest(experiment)
     vocab_file = os.path.join(data.train_dir, "vocab.txt")
     vocab = tokenization.load_vocab(vocab_file)
-    special_tokens = masking.SpecialTokens(*map(vocab.index, ("[CLS]", "[SEP]", "[MASK]")))
+    for earlier in (options.init_from, options.model_dir):
+        _check_vocabulary(earlier, vocab_file)
+    special_tokens = masking.special_tokens(vocab)
 
-    strategy = training.set_up(options)
-    training.save_config(experiment, options.model_dir, ALLOW_CONFIG_CHANGE.value)
+    strategy = strategies.set_up(options)
+    checkpoints.save_config(experiment, options.model_dir, ALLOW_CONFIG_CHANGE.value)
+    if strategies.is_chief(strategy):
+        shutil.copyfile(vocab_file, os.path.join(options.model_dir, "vocab.txt"))
     with strategy.scope():
         model = pretraining.ConvBertPretrainer(experiment.model, experiment.pretraining)
     console.say(f"{model.count_params():,} parameters")
-    training.describe(strategy, options)
-    batches = {
-        "batch_size": options.batch_size,
-        "max_seq_length": data.max_seq_length,
-        "seed": options.seed,
-        "vocab_size": experiment.model.vocab_size,
-    }
-    train_dataset = functools.partial(
-        _training_batches, data.train_dir, data.shards_per_round, batches
-    )
-    eval_dataset = functools.partial(_evaluation_batches, data.eval_dir, batches)
-    task = pretraining.PretrainingTask(
-        model, special_tokens, train_dataset, eval_dataset if data.eval_dir else None
-    )
+    strategies.describe(strategy, options)
+    task = pretraining.PretrainingTask(model, special_tokens, **_datasets(experiment))
     training.fit(task, options, options.num_train_steps, strategy)
-    preset_dir = os.path.join(options.model_dir, "preset")
-    model.save_to_preset(preset_dir, vocab_file, manifest["lower_case"])
-    console.say(f"the model is in {preset_dir}")
+    if strategies.is_chief(strategy):
+        preset_dir = os.path.join(options.model_dir, "preset")
+        model.save_to_preset(preset_dir, vocab_file, manifest["lower_case"])
+        console.say(f"the model is in {preset_dir}")
 
 
-def _training_batches(train_dir, shards_per_round, batches, start_step, input_context):
+def _manifest(experiment):
+    """The manifest of the training records; they and the held-out ones must fit the model."""
+    from convbert_tf import corpus, shards
+
+    data, manifests = experiment.data, []
+    for folder in filter(None, (data.train_dir, data.eval_dir)):
+        manifests.append(shards.load_manifest(folder, data.on_corrupt_record == "skip"))
+        corpus.check_manifest(
+            manifests[-1],
+            folder,
+            vocab_file=os.path.join(data.train_dir, "vocab.txt"),
+            vocab_size=experiment.model.vocab_size,
+            max_seq_length=data.max_seq_length,
+        )
+    return manifests[0]
+
+
+def _check_vocabulary(earlier, vocab_file):
+    """Refuses to go on from a preset or a run whose ids stand for other words."""
+    theirs = os.path.join(earlier, "vocab.txt")
+    if earlier and os.path.exists(theirs) and not filecmp.cmp(theirs, vocab_file, shallow=False):
+        raise console.UserError(
+            f"{theirs} is not the vocabulary of the records ({vocab_file}): build them with it."
+        )
+
+
+def _datasets(experiment):
+    """What PretrainingTask takes to read the data of `experiment`."""
     from convbert_tf import input_pipeline
 
-    return input_pipeline.pretraining_dataset(
-        train_dir,
-        **batches,
-        start_step=start_step,
-        shards_per_round=shards_per_round,
-        input_context=input_context,
-    )
-
-
-def _evaluation_batches(eval_dir, batches, input_context):
-    from convbert_tf import input_pipeline
-
-    return input_pipeline.evaluation_dataset(eval_dir, **batches, input_context=input_context)
+    data, options = experiment.data, experiment.training
+    damaged = {} if data.on_corrupt_record == "skip" else None
+    records = {"max_seq_length": data.max_seq_length, "vocab_size": experiment.model.vocab_size}
+    batches = records | {"batch_size": options.batch_size, "seed": options.seed, "damaged": damaged}
+    train = functools.partial(input_pipeline.pretraining_dataset, data.train_dir, **batches)
+    evaluation = functools.partial(input_pipeline.evaluation_dataset, data.eval_dir, **batches)
+    return {
+        "train_dataset": functools.partial(
+            train, shards_per_round=data.shards_per_round, cache=data.cache
+        ),
+        "eval_dataset": evaluation if data.eval_dir else None,
+        "explain": functools.partial(
+            input_pipeline.explain,
+            data_dirs=[folder for folder in (data.train_dir, data.eval_dir) if folder],
+            damage_allowed=damaged is not None,
+            **records,
+        ),
+        "damaged": damaged,
+    }
 
 
 if __name__ == "__main__":

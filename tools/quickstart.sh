@@ -94,7 +94,7 @@ printf '\nScores on held-out documents\n'
 
 printf '\nOne question each\n'
 "$python" tools/ask.py "--saved_model=$out/models/acceptability/1" \
-  --text="The function returns return the number of elements."
+  --text="The size the of image must be positive."
 "$python" tools/ask.py "--saved_model=$out/models/questions/1" \
   --question="What does resize return?" \
   --context="resize changes the size of an image. The argument image is the picture to change. size is the new height and width in pixels. It returns the resized image. It raises ValueError if size is negative."

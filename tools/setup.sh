@@ -61,7 +61,7 @@ install() {
 wanted=${1:-base}
 case $wanted in
   base) project=. ;;
-  dev) project=".[dev,jax]" ;;
+  dev) project=".[dev,jax,huggingface]" ;;
   *) fail "unknown set '$wanted'; there are base and dev." ;;
 esac
 

@@ -1,0 +1,96 @@
+"""What the benchmark shows of its rows: ratios, tables, plots; no TensorFlow."""
+
+import os
+
+from convbert_tf.console import say
+from convbert_tf.files import atomic_path
+
+
+def compare(rows, group, rate=None):
+    """Adds to measured `rows` what follows from the medians; returns them.
+
+    That is `ratio` (to the first row, ours), `best` (the quickest but ours), `flops_per_second` and
+    `share` of the machine's matrix `rate`, `bytes_per_second`.
+
+    Args:
+        rate: FLOP/s of matrix products, None where unknown.
+    """
+    measured = [row for row in rows if "median" in row]
+    ours = rows[0].get("median")
+    others = [row for row in measured if row is not rows[0]]
+    for row in measured:
+        if ours:
+            row["ratio"] = row["median"] / ours
+        if group.flops:
+            row["flops_per_second"] = group.flops / row["median"]
+            if rate:
+                row["rate"], row["share"] = rate, row["flops_per_second"] / rate
+        if group.bytes:
+            row["bytes_per_second"] = group.bytes / row["median"]
+    if others:
+        min(others, key=lambda row: row["median"])["best"] = True
+    return rows
+
+
+def _cell(key, form):
+    return lambda row: form(row[key]) if row.get(key) else ""
+
+
+# Heading -> what stands in a row's cell.
+COLUMNS = {
+    "size": _cell("size", str),
+    "batch": _cell("batch", str),
+    "length": _cell("length", str),
+    "text": _cell("text", str),
+    "variant": lambda row: row["variant"],
+    "median ms": _cell("median", lambda value: f"{value * 1e3:,.1f}"),
+    "spread": _cell("spread", lambda value: f"{value:.0%}"),
+    "ratio": _cell("ratio", lambda value: f"{value:.2f}"),
+    "of rate": _cell("share", lambda value: f"{value:.0%}"),
+    "MB/s": _cell("bytes_per_second", lambda value: f"{value / 1e6:.2f}"),
+    "peak MB": _cell("peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
+    "device MB": _cell("device_peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
+    "": lambda row: row.get("note") or ("best peer" if row.get("best") else ""),
+}
+_LEFT = ("size", "text", "variant", "")
+
+
+def table(rows):
+    """The rows as aligned text, without the columns that are empty in all of them."""
+    columns = {}
+    for heading, cell in COLUMNS.items():
+        cells = [cell(row) for row in rows]
+        if any(cells):
+            width = max(map(len, [heading, *cells]))
+            align = str.ljust if heading in _LEFT else str.rjust
+            columns[heading] = [align(text, width) for text in (heading, *cells)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns.values(), strict=True))
+
+
+# What the plot's columns are over, and what is held at which value; what its rows show.
+_OVER = (("length", "batch", 1), ("batch", "length", 128))
+_SHOWN = (("median", 1e3, "forward, ms"), ("peak_bytes", 1e-6, "peak memory, MB"))
+
+
+def plot(rows, path):
+    """Draws time and peak memory over length and over batch; says so where matplotlib is absent."""
+    try:
+        from matplotlib import figure
+    except ImportError:
+        say(f"{path} is not drawn: matplotlib is not installed")
+        return
+    drawing = figure.Figure(figsize=(11, 8), layout="constrained")
+    panels = drawing.subplots(len(_SHOWN), len(_OVER))
+    measured = [row for row in rows if "median" in row]
+    for column, (over, fixed, value) in enumerate(_OVER):
+        for panel, (key, scale, label) in zip(panels[:, column], _SHOWN, strict=True):
+            for name in dict.fromkeys(row["variant"] for row in measured):
+                own = [row for row in measured if row["variant"] == name and row[fixed] == value]
+                points = sorted((row[over], row[key] * scale) for row in own)
+                if points:
+                    panel.plot(*zip(*points, strict=True), marker="o", label=name)
+            panel.set(xlabel=f"{over} ({fixed} {value})", ylabel=label, xscale="log", yscale="log")
+            panel.grid(alpha=0.3)
+    panels[0, 0].legend(fontsize="small")
+    with atomic_path(path) as partial:
+        drawing.savefig(partial, format=os.path.splitext(path)[1][1:] or "svg")

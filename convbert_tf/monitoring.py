@@ -1,0 +1,89 @@
+"""What is written of a run while it goes: console, TensorBoard, metrics.jsonl.
+
+metrics.jsonl holds a JSON object a line: `step`, `kind` ("train" or "eval"), `time` (seconds since
+1970) and the metrics. A run that is taken up again drops the lines after the checkpoint it goes on
+from, so that each step stands there once.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import sys
+import time
+
+import tensorflow as tf
+
+from convbert_tf import config as configs
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to model_dir/metrics.jsonl; keeps of what is there the lines up to step `start`."""
+
+    def __init__(self, model_dir, start):
+        self.path = os.path.join(model_dir, METRICS_FILE)
+        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= start]
+        configs.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, kind, step, metrics):
+        values = {
+            name: float(value) if math.isfinite(value) else None for name, value in metrics.items()
+        }
+        line = json.dumps({"step": step, "kind": kind, "time": round(time.time(), 3)} | values)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _whole_lines(path):
+    """Lines of a JSON-lines file; the last may have been cut off."""
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("}\n"):
+                return
+            yield line[:-1]
+
+
+def write_config(model_dir, folder):
+    """Shows the config of the run in `model_dir` in TensorBoard, as text and as hparams."""
+    path = os.path.join(model_dir, configs.CONFIG_FILE)
+    if not os.path.exists(path):
+        return
+    from tensorboard.plugins.hparams import api
+
+    sections = configs.read_json(path, "a run's config")
+    flat = {f"{name}.{key}": v for name, values in sections.items() for key, v in values.items()}
+    with tf.summary.create_file_writer(folder).as_default(step=0):
+        tf.summary.text("config", "\n".join(f"    {key} = {v!r}" for key, v in flat.items()))
+        api.hparams(flat)
+
+
+class Report:
+    """Shows and logs each loop's output: an Orbit action."""
+
+    def __init__(self, progress, global_step, log=None):
+        self.progress, self.global_step, self.log = progress, global_step, log
+
+    def __call__(self, output):
+        shown = {name: value for name, value in output.items() if "loss" in name}
+        step = int(self.global_step.numpy())
+        self.progress.update(step, format_metrics(shown))
+        if self.log is not None:
+            self.log.write("train", step, output)
+
+
+@contextlib.contextmanager
+def quiet_orbit():
+    """Orbit prints its own account of every loop; ours says it in one line. Yields the terminal."""
+    terminal = sys.stdout
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield terminal
+
+
+def format_metrics(metrics):
+    """'masked_lm_loss 6.521  disc_auc 0.731'."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
