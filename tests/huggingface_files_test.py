@@ -87,7 +87,7 @@ def test_a_tokenizer_that_is_not_ours_is_refused(tmp_path, capsys):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub, and no network."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
