@@ -110,8 +110,11 @@ def test_tied_and_untied_embeddings():
     tied, untied = pretrainer(), pretrainer({"untied_generator_embeddings": True})
     assert tied.generator.embeddings is tied.discriminator.embeddings
     assert untied.generator.embeddings is not untied.discriminator.embeddings
-    size = tied.discriminator.embeddings.count_params()
-    assert untied.count_params() - tied.count_params() == size == (50 + 2 + 64 + 2) * 8
+    # Its own are as wide as the generator itself, as in the original: nothing to project.
+    hidden_size = untied.generator.config.hidden_size
+    assert hidden_size < tied.config.embedding_size
+    assert untied.generator.embeddings.count_params() == (50 + 2 + 64 + 2) * hidden_size
+    assert untied.generator.embeddings_project is None
     assert tied.generator.embeddings_project.kernel.shape == (8, 4)
 
 
