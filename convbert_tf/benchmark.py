@@ -4,18 +4,15 @@ A section is a list of `Group`s: variants that do the same work and are measured
 are stands in benchmark_workers.py; what they compute in benchmark_ours.py and benchmark_peers.py.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
-import platform
 import statistics
-import sys
 import tempfile
 
 from convbert_tf import flops, text_files
 from convbert_tf.benchmark_tables import compare, plot, table
-from convbert_tf.benchmark_workers import Worker, WorkerError, installed, interleave, spread
+from convbert_tf.benchmark_workers import Laboratory, Worker, WorkerError, interleave, spread
 from convbert_tf.config import ModelConfig, PretrainingConfig, write_json
 from convbert_tf.console import Progress, UserError, say
 
@@ -59,7 +56,7 @@ class Options:
     peers_python: tuple = ()
     cola_dir: str = ""
     text: str = ""
-    megabytes: float = 5.0  # of `text`
+    megabytes: float = 20.0  # of `text`
     vocab_file: str = ""
 
     def __post_init__(self):
@@ -112,6 +109,7 @@ class Variant:
         needs: packages; "transformers<5" is a transformers of before version 5.
         options: on top of the group's work.
         environment, without: see Worker.
+        flops: model FLOPs of one run, where they are not the group's.
     """
 
     name: str
@@ -121,14 +119,15 @@ class Variant:
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
     without: tuple = ()
+    flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Variants that do the same `work`; the first is ours, which the others are compared with.
 
-    `labels` (column -> value) tell the group in the tables; `flops` are the model's, of one run (of
-    ours), None where they are not asked for; `bytes` of text that one run reads.
+    `labels` (column -> value) tell the group in the tables; `flops` are the model's, of one run,
+    None where they are not asked for; `bytes` of text that one run reads.
     """
 
     section: str
@@ -235,10 +234,11 @@ def curve_groups(options):
     shapes |= {(batch, 128): None for batch in options.batches}
     for shape in shapes:
         config = _config(size, shape[1])
-        full = dataclasses.replace(config, conv_type="noconv", head_ratio=1).to_dict()
+        full = dataclasses.replace(config, conv_type="noconv", head_ratio=1)
+        attention = _ours(options, "ours, full attention", "forward", config=full.to_dict())
         variants = (
             _ours(options, "ours", "forward"),
-            _ours(options, "ours, full attention", "forward", config=full),
+            dataclasses.replace(attention, flops=_forward_flops(full, shape)),
             *_peers(options, "forward"),
         )
         work, cost = _work(config, shape), _forward_flops(config, shape)
@@ -303,83 +303,28 @@ GROUPS = {
 # --- measuring ---
 
 
-class Laboratory:
-    """Starts workers, each in the first interpreter that has what it needs.
-
-    Args:
-        options: Options.
-    """
-
-    def __init__(self, options):
-        self.options = options
-        self.threads = options.threads or len(os.sched_getaffinity(0))
-        names = ["tensorflow", "tensorflow-text", "tf-keras", "jax", "torch", "transformers"]
-        names += ["tokenizers", "accelerate"]
-        self._pythons = {
-            python: installed(python, names) for python in (sys.executable, *options.peers_python)
-        }
-        self.versions = {}  # package -> versions that took part
-        self._rulers = {}
-
-    def start(self, variant, work):
-        """A Worker for `variant`; raises WorkerError("not installed") where nothing has it."""
-        python = self._interpreter(variant.needs)
-        if python is None:
-            raise WorkerError("not installed")
-        base = {"threads": self.threads, "precision": self.options.precision, "what": variant.what}
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1", **variant.environment}
-        worker = Worker(
-            python, variant.module, base | work | variant.options, environment, variant.without
-        )
-        for name, version in worker.versions.items():
-            self.versions.setdefault(name, set()).add(version)
-        return worker
-
-    def _interpreter(self, needs):
-        """The first that has all of `needs`, or None."""
-        for python, packages in self._pythons.items():
-            if all(_has(packages, need) for need in needs):
-                return python
-        return None
-
-    def rulers(self):
-        """name -> Worker of the matrix products, kept for the whole run."""
-        if not self._rulers:
-            for variant in _rulers(self.options):
-                with contextlib.suppress(WorkerError):
-                    self._rulers[variant.name] = self.start(variant, {})
-        return self._rulers
-
-    def close(self):
-        for worker in self._rulers.values():
-            worker.kill()
-
-
-def _has(packages, need):
-    name, _, below = need.partition("<")
-    return name in packages and (not below or int(packages[name].split(".")[0]) < int(below))
-
-
 def measure(group, lab):
     """Measures a group; returns its rows, one a variant, in the group's order.
 
-    A row is a dict: `section`, the group's labels, `variant`, and where it could be measured
-    `seconds` (of one run, a number a round), `median`, `spread`, `peak_bytes`,
-    `device_peak_bytes`, `parameters` and what `compare` adds; where it could not, `note`.
+    A row is a dict: `section`, the group's labels, `variant`, `flops`, `bytes`. Where it could be
+    measured `seconds` (of one run, a number a round), `median`, `spread`, `peak_bytes`,
+    `device_peak_bytes`, `parameters`, `set_up_seconds`, what `compare` adds; else `note`.
     """
     progress = Progress(" ".join(map(str, [group.section, *group.labels.values()])))
     progress.total, progress.unit = group.rounds, "rounds"
-    rows = {v.name: {"section": group.section, **group.labels} for v in group.variants}
-    workers = {}
+    known = {"section": group.section, **group.labels, "bytes": group.bytes}
+    rows, workers = {}, {}
+    for variant in group.variants:
+        own = {"variant": variant.name, "flops": variant.flops or group.flops}
+        rows[variant.name] = known | own
     try:
         rulers = lab.rulers() if group.flops else {}
-        for variant in group.variants:
-            progress.update(0, note=f"starting {variant.name}")
-            rows[variant.name]["variant"] = variant.name
-            try:
-                workers[variant.name] = lab.start(variant, group.work)
-            except WorkerError as error:
-                rows[variant.name]["note"] = str(error)
+        for name, worker in lab.start_all(group):
+            progress.update(0, note=f"starting: {name} is ready")
+            if isinstance(worker, Worker):
+                workers[name] = worker
+            else:
+                rows[name]["note"] = worker
         times, failed = interleave(
             rulers | workers, group.rounds, lab.options.seconds, progress.update
         )
@@ -390,7 +335,7 @@ def measure(group, lab):
         for worker in workers.values():
             worker.kill()
     rate = max((_rate(lab.options, times[name]) for name in rulers if times[name]), default=None)
-    return compare(list(rows.values()), group, rate)
+    return compare(list(rows.values()), rate)
 
 
 def _note_results(row, worker, seconds, failure):
@@ -401,24 +346,13 @@ def _note_results(row, worker, seconds, failure):
     except WorkerError as error:
         row["note"] = str(error)
         return
-    row["parameters"] = worker.parameters
+    row |= {"parameters": worker.parameters, "set_up_seconds": worker.set_up_seconds}
     row |= {"seconds": seconds, "median": statistics.median(seconds), "spread": spread(seconds)}
 
 
 def _rate(options, seconds):
     size = _rulers(options)[0].options["size"]
     return 2 * size**3 / statistics.median(seconds)
-
-
-def machine(lab):
-    """The machine and the software, as one line."""
-    model = platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        model = models[0] if models else model
-    found = [f"{name} {', '.join(sorted(v))}" for name, v in sorted(lab.versions.items())]
-    threads = f"{lab.threads} thread{'s' if lab.threads > 1 else ''}"
-    return "; ".join([f"{model}, {threads}", lab.options.precision, *found])
 
 
 def run(options, json_file=None, plot_file=None):
@@ -428,20 +362,20 @@ def run(options, json_file=None, plot_file=None):
         json_file: for machine, options and rows, written after every section.
         plot_file: for the curves, .svg or .png.
     """
-    lab, rows = Laboratory(options), []
+    lab, rows = Laboratory(options, _rulers(options)), []
     try:
         for section in options.sections:
             own = [row for group in GROUPS[section](options) for row in measure(group, lab)]
             rows += own
             rate = max((row.get("rate", 0) for row in own), default=0)
-            note = f" (matrix rate {rate / 1e9:,.0f} GFLOP/s)" if rate else ""
+            note = f" (matrix rate up to {rate / 1e9:,.0f} GFLOP/s)" if rate else ""
             say(f"\n{section}{note}\n{table(own)}\n")
-            report = {"machine": machine(lab), "options": dataclasses.asdict(options)}
+            report = {"machine": lab.describe(), "options": dataclasses.asdict(options)}
             if json_file:
                 write_json(json_file, report | {"rows": rows})
             if plot_file and section == "curve":
                 plot(own, plot_file)
-        say(machine(lab))
+        say(lab.describe())
     finally:
         lab.close()
     return rows

@@ -111,9 +111,10 @@ def _device_peak():
 
 
 def finetuning_step(work):
-    """A step of a classifier: forward, backward, clipping, AdamW."""
+    """A step of a classifier with Hugging Face's head: forward, backward, clipping, AdamW."""
     _set_up(work)
-    model = TextClassifier(ConvBertEncoder(ModelConfig.from_dict(work["config"])), num_classes=2)
+    encoder = ConvBertEncoder(ModelConfig.from_dict(work["config"]))
+    model = TextClassifier(encoder, num_classes=2, hidden_layer=True)
     batch = _batch(work)
     batch["label_ids"] = ops.convert_to_tensor([i % 2 for i in range(work["batch"])])
     if ON_TENSORFLOW:
@@ -236,7 +237,7 @@ def _trained_on_jax(model, loss, batch, work):
         gradient = jax.grad(loss_and_states, has_aux=True)
         gradients, state_values = gradient(values, state_values, batch)
         values, moments = optimizer.stateless_apply(moments, gradients, values)
-        return values, state_values, moments
+        return [list(values), list(state_values), list(moments)]  # of the kind that came in
 
     held = [[v.value for v in group] for group in (weights, states, optimizer.variables)]
 

@@ -6,29 +6,30 @@ from convbert_tf.console import say
 from convbert_tf.files import atomic_path
 
 
-def compare(rows, group, rate=None):
-    """Adds to measured `rows` what follows from the medians; returns them.
+def compare(rows, rate=None):
+    """Adds to measured `rows` what follows from their medians; returns them.
 
-    That is `ratio` (to the first row, ours), `best` (the quickest but ours), `flops_per_second` and
-    `share` of the machine's matrix `rate`, `bytes_per_second`.
+    That is `ratio` (to the first row, ours), `best` (the quickest peer), `flops_per_second`, `rate`
+    and `share` of it, `bytes_per_second`.
 
     Args:
+        rows: see benchmark.measure; variants of ours are named so.
         rate: FLOP/s of matrix products, None where unknown.
     """
     measured = [row for row in rows if "median" in row]
     ours = rows[0].get("median")
-    others = [row for row in measured if row is not rows[0]]
     for row in measured:
         if ours:
             row["ratio"] = row["median"] / ours
-        if group.flops:
-            row["flops_per_second"] = group.flops / row["median"]
+        if row.get("bytes"):
+            row["bytes_per_second"] = row["bytes"] / row["median"]
+        if row.get("flops"):
+            row["flops_per_second"] = row["flops"] / row["median"]
             if rate:
-                row["rate"], row["share"] = rate, row["flops_per_second"] / rate
-        if group.bytes:
-            row["bytes_per_second"] = group.bytes / row["median"]
-    if others:
-        min(others, key=lambda row: row["median"])["best"] = True
+                row |= {"rate": rate, "share": row["flops_per_second"] / rate}
+    peers = [row for row in measured if not row["variant"].startswith("ours")]
+    if peers:
+        min(peers, key=lambda row: row["median"])["best"] = True
     return rows
 
 
@@ -89,7 +90,14 @@ def plot(rows, path):
                 points = sorted((row[over], row[key] * scale) for row in own)
                 if points:
                     panel.plot(*zip(*points, strict=True), marker="o", label=name)
-            panel.set(xlabel=f"{over} ({fixed} {value})", ylabel=label, xscale="log", yscale="log")
+            panel.set(xlabel=f"{over} ({fixed} {value})", ylabel=label)
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter("{x:g}")
+            if key == "median":
+                panel.set_yscale("log", base=2)
+                panel.yaxis.set_major_formatter("{x:g}")
+            else:
+                panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
     panels[0, 0].legend(fontsize="small")
     with atomic_path(path) as partial:

@@ -5,19 +5,21 @@ the same machine, only one computes at a time, and a peak of memory belongs to o
 sides talk in JSON lines:
 
     to the worker     its work (a dict); then {"run": n} any number of times; at last {"stop": true}
-    from the worker   {"seconds", "parameters", "versions"} when it is ready; {"seconds"} a run;
+    from the worker   {"warmed_up", "parameters", "versions"} when it is ready; {"seconds"} a run;
                       {"peak_bytes", "device_peak_bytes"}; or {"error"} in place of any of these
 
 A worker's module, run as a program, hands `serve` a dict of makers: functions of the work to a
 `Ready`.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import resource
 import statistics
 import subprocess
@@ -70,9 +72,10 @@ class Worker:
         limit: seconds that one answer may take before the process is killed.
 
     Attributes:
-        seconds: of the last warm-up run; None without.
+        warmed_up: whether it has computed before.
         parameters: of the model.
         versions: name -> version of the packages that it has loaded.
+        set_up_seconds: from the start of the process to the end of the warm-up.
 
     Raises:
         WorkerError: also by `run` and `close`.
@@ -90,13 +93,14 @@ class Worker:
             env=os.environ | {"PYTHONPATH": path} | (environment or {}),
             text=True,
         )
+        began = time.monotonic()
         try:
             reply = self._ask(work)
         except WorkerError:
             self.kill()
             raise
-        self.seconds, self.parameters = reply["seconds"], reply["parameters"]
-        self.versions = reply["versions"]
+        self.warmed_up, self.parameters = reply["warmed_up"], reply["parameters"]
+        self.versions, self.set_up_seconds = reply["versions"], time.monotonic() - began
 
     def run(self, n):
         """Seconds of one run, the mean of n."""
@@ -151,6 +155,91 @@ class Worker:
         return f"ended with status {status}: {lines[-1] if lines else 'no message'}"
 
 
+class Laboratory:
+    """Starts workers, each in the first interpreter that has what it needs.
+
+    Args:
+        options: benchmark.Options.
+        rulers: benchmark.Variants to measure along with everything else.
+    """
+
+    def __init__(self, options, rulers=()):
+        self.options, self._ruler_variants = options, rulers
+        self.threads = options.threads or len(os.sched_getaffinity(0))
+        names = ["tensorflow", "tensorflow-text", "tf-keras", "jax", "torch", "transformers"]
+        names += ["tokenizers", "accelerate"]
+        self._pythons = {
+            python: installed(python, names) for python in (sys.executable, *options.peers_python)
+        }
+        self.versions = {}  # package -> versions that took part
+        self._rulers = {}
+
+    def start(self, variant, work):
+        """A Worker for `variant`; raises WorkerError("not installed") where nothing has it."""
+        python = self._interpreter(variant.needs)
+        if python is None:
+            raise WorkerError("not installed")
+        base = {"threads": self.threads, "precision": self.options.precision, "what": variant.what}
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1", **variant.environment}
+        worker = Worker(
+            python, variant.module, base | work | variant.options, environment, variant.without
+        )
+        for name, version in worker.versions.items():
+            self.versions.setdefault(name, set()).add(version)
+        return worker
+
+    def start_all(self, group):
+        """Yields the name of each variant of the group, and its Worker or why there is none.
+
+        Two start at once, as most of that takes one core; on JAX one after the other, since XLA
+        times kernels on GPUs to choose among them.
+        """
+        at_once = 1 if self.options.backend == "jax" else 2
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            futures = [(v.name, pool.submit(self.start, v, group.work)) for v in group.variants]
+            for name, future in futures:
+                try:
+                    yield name, future.result()
+                except WorkerError as error:
+                    yield name, str(error)
+
+    def _interpreter(self, needs):
+        """The first that has all of `needs`, or None."""
+        for python, packages in self._pythons.items():
+            if all(_has(packages, need) for need in needs):
+                return python
+        return None
+
+    def rulers(self):
+        """name -> Worker of the matrix products, kept for the whole run."""
+        if not self._rulers:
+            for variant in self._ruler_variants:
+                with contextlib.suppress(WorkerError):
+                    self._rulers[variant.name] = self.start(variant, {})
+        return self._rulers
+
+    def describe(self):
+        """The machine and the software, as one line."""
+        model = platform.machine()
+        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+            models = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+            model = models[0] if models else model
+        found = [f"{name} {', '.join(sorted(v))}" for name, v in sorted(self.versions.items())]
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return "; ".join([f"{model}, {threads}", self.options.precision, *found])
+
+    def close(self):
+        for worker in self._rulers.values():
+            worker.kill()
+
+
+def _has(packages, need):
+    name, _, below = need.partition("<")
+    return name in packages and (not below or int(packages[name].split(".")[0]) < int(below))
+
+
 def interleave(workers, rounds, seconds, report=lambda done: None):
     """Has `workers` (name -> Worker) compute in turns, each round in another order.
 
@@ -162,11 +251,8 @@ def interleave(workers, rounds, seconds, report=lambda done: None):
     Returns:
         name -> seconds of one run, a number a round; and name -> message of those that failed.
     """
-    counts = {
-        name: max(1, round(TURN_SECONDS / worker.seconds)) if worker.seconds else 1
-        for name, worker in workers.items()
-    }
     times, failed = {name: [] for name in workers}, {}
+    counts = _turns(workers, failed)
     began = time.monotonic()
     for done in range(rounds):
         if done >= MIN_ROUNDS and time.monotonic() - began > seconds:
@@ -179,6 +265,17 @@ def interleave(workers, rounds, seconds, report=lambda done: None):
                 failed[name] = str(error)
         report(done + 1)
     return times, failed
+
+
+def _turns(workers, failed):
+    """Runs in a turn of each; of those that were warmed up, one more tells what a run takes."""
+    counts = {}
+    for name, worker in workers.items():
+        try:
+            counts[name] = max(1, round(TURN_SECONDS / worker.run(1))) if worker.warmed_up else 1
+        except WorkerError as error:
+            failed[name] = str(error)
+    return counts
 
 
 def spread(seconds):
@@ -231,10 +328,13 @@ def serve(makers):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[: work["threads"]])
         ready = makers[work["what"]](work)
-        seconds = None
         for _ in range(ready.warm_up):
-            seconds = _seconds(ready.run, 1)
-        answer(seconds=seconds, parameters=int(ready.parameters), versions=_loaded_versions())
+            ready.run(1)
+        answer(
+            warmed_up=ready.warm_up > 0,
+            parameters=int(ready.parameters),
+            versions=_loaded_versions(),
+        )
         for line in sys.stdin:
             request = json.loads(line)
             if "stop" in request:

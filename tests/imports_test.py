@@ -113,6 +113,9 @@ MAY_IMPORT = {
 }
 # These run on every backend of Keras, so neither they nor what they import may load TensorFlow.
 WITHOUT_TENSORFLOW = {
+    "benchmark",
+    "benchmark_tables",
+    "benchmark_workers",
     "config",
     "console",
     "convolution",

@@ -26,7 +26,8 @@ What is not installed is left out and shown so. The peers of this machine's tabl
     .venv/bin/python tools/benchmark.py --peers_python=peers/bin/python
 
 (Hugging Face's TensorFlow models are gone since transformers 5, so they need the second one;
-torch compiles by g++.) A variant runs in the first interpreter that has its packages.
+torch compiles by g++.) A variant runs in the first interpreter that has its packages. Compiling
+takes most of a first run; torch keeps what it compiled, so another run is quicker.
 
 On a machine with a GPU and no TensorFlow, ours on JAX in bfloat16 against PyTorch:
 
