@@ -142,9 +142,7 @@ def pretraining_step(work):
     def loss(batch):
         inputs, weights = task.prepare(batch)
         terms, _ = task.losses(inputs, training=True)
-        return sum(
-            factor * total / (weights[name] + 1e-6) for name, (factor, total) in terms.items()
-        )
+        return optimization.total_loss(terms, weights)
 
     return _trained_on_jax(model, loss, batch, work)
 

@@ -61,6 +61,15 @@ def latest(model_dir):
     return tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
 
 
+def state(model, optimizer, global_step):
+    """All state of a run, as its checkpoints hold it: weights and optimiser by path, step."""
+    return tf.train.Checkpoint(
+        model={variable.path: variable.value for variable in model.weights},
+        optimizer={variable.path: variable.value for variable in optimizer.variables},
+        global_step=global_step,
+    )
+
+
 class Manager(tf.train.CheckpointManager):
     """The last checkpoints of a run; errors of reading and writing them in one clear line.
 

@@ -11,7 +11,7 @@ import difflib
 import json
 
 from convbert_tf.console import UserError
-from convbert_tf.files import atomic_path
+from convbert_tf.files import write_bytes
 
 CONFIG_FILE = "config.json"  # in a run's model_dir
 
@@ -413,13 +413,8 @@ def save(experiment, path):
 
 def write_json(path, value):
     """Writes `value` to `path` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path, text):
-    """Writes `text` to `path`, whole or not at all."""
-    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8"))
 
 
 def read_json(path, what):

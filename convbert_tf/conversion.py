@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf import huggingface, huggingface_files, optimization, presets
+from convbert_tf import checkpoints, huggingface, huggingface_files, optimization, presets
 from convbert_tf.config import ModelConfig, read_json, write_json
 from convbert_tf.console import UserError, say
 from convbert_tf.original import (  # noqa: F401  public here
@@ -200,14 +200,10 @@ def as_pretrainer(model):
 
 
 def _write_run(model, prefix, target):
-    """Weights and moments as the last checkpoint of a run in `target`, as trainer.py keeps it."""
+    """Weights and moments as the last checkpoint of a run in `target`."""
     optimizer = optimization.AdamW(0.0)
     step = load_original_optimizer(prefix, model, optimizer)
-    checkpoint = tf.train.Checkpoint(
-        model={variable.path: variable.value for variable in model.weights},
-        optimizer={variable.path: variable.value for variable in optimizer.variables},
-        global_step=tf.Variable(step, dtype=tf.int64),
-    )
+    checkpoint = checkpoints.state(model, optimizer, tf.Variable(step, dtype=tf.int64))
     directory = os.path.join(target, "checkpoints")
     tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1).save(step)
 

@@ -24,11 +24,10 @@ import tensorflow as tf
 
 from convbert_tf import records, text_files, tfds_text, tokenization
 from convbert_tf.console import Progress, UserError
-from convbert_tf.files import atomic_path
+from convbert_tf.files import write_bytes
 from convbert_tf.segments import SEGMENT_RULES, segment_pairs
+from convbert_tf.shards import FORMAT, MANIFEST
 
-MANIFEST = "manifest.json"
-_FORMAT = 1
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
 _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough for the caches
@@ -229,11 +228,11 @@ def build(
             manifest = json.load(file)
         if all(shard["chunk"] in finished for shard in manifest["shards"]):
             return manifest
-    _write(os.path.join(output_dir, "vocab.txt"), vocab)
+    write_bytes(os.path.join(output_dir, "vocab.txt"), vocab)
     run = run or functools.partial(_run_here, num_workers=num_workers)
     _build_missing([*files, *splits], output_dir, settings, finished, run)
     manifest = _manifest(settings, vocab.count(b"\n"), finished)
-    _write(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
+    write_bytes(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
     return manifest
 
 
@@ -241,11 +240,6 @@ def _vocab_bytes(vocab_file):
     """The vocabulary as it lies beside the records, with a line feed after every piece."""
     pieces = tokenization.load_vocab(vocab_file)
     return "".join(f"{piece}\n" for piece in pieces).encode("utf-8")
-
-
-def _write(path, content):
-    with atomic_path(path) as partial, open(partial, "wb") as file:
-        file.write(content)
 
 
 def _earlier_shards(output_dir, settings, overwrite):
@@ -281,7 +275,7 @@ def _earlier_shards(output_dir, settings, overwrite):
         if (differing or ".partial-" in path) and os.path.exists(path):
             os.remove(path)
     lines = [json.dumps(line) + "\n" for line in (settings, *kept.values())]
-    _write(log, "".join(lines).encode("utf-8"))
+    write_bytes(log, "".join(lines).encode("utf-8"))
     return kept
 
 
@@ -358,7 +352,7 @@ def _manifest(settings, vocab_size, finished):
         f"num_{name}": sum(account[name] for account in finished.values())
         for name in ("records", "tokens", "documents", "bytes")
     }
-    return {"format": _FORMAT, **settings, "vocab_size": vocab_size, **sums, "shards": shards}
+    return {"format": FORMAT, **settings, "vocab_size": vocab_size, **sums, "shards": shards}
 
 
 # --- what training asks of records ---

@@ -13,7 +13,7 @@ import os
 
 from convbert_tf import corpus
 from convbert_tf.console import UserError, say
-from convbert_tf.files import atomic_path
+from convbert_tf.files import write_bytes
 
 _ACCOUNTS = "beam-accounts.json"  # in the output folder, from the pipeline to its launcher
 
@@ -133,8 +133,7 @@ def _shard_builder(settings, output_dir):
 
 
 def _save(accounts, path):
-    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        json.dump(accounts, file)
+    write_bytes(path, json.dumps(accounts).encode("utf-8"))
 
 
 def _user_message(error):

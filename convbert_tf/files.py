@@ -24,3 +24,9 @@ def atomic_path(path):
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def write_bytes(path, content):
+    """Writes `content` to `path`, whole or not at all."""
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        file.write(content)

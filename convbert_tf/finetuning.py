@@ -9,7 +9,17 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from convbert_tf import glue, input_pipeline, presets, records, squad, squad_decoding, training
+from convbert_tf import (
+    checkpoints,
+    glue,
+    input_pipeline,
+    presets,
+    records,
+    squad,
+    squad_decoding,
+    strategies,
+    training,
+)
 from convbert_tf.config import check_length, write_json
 from convbert_tf.console import UserError, say
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
@@ -20,7 +30,7 @@ SQUAD_TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable 
 
 
 class FinetuningTask:
-    """A model with `example_losses`, as training.Trainer takes it.
+    """A model with `example_losses`, as trainer.Trainer takes it.
 
     The loss is the sum over the global batch, as in the original; with the gradient clipped and
     Adam behind it, that differs from the mean in how often it is clipped.
@@ -252,8 +262,8 @@ def run(experiment, allow_config_change=False):
         raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
     init_from = presets.fetch(task.init_from)
     vocab_file, lower_case = presets.vocabulary(init_from)
-    strategy = training.set_up(options)
-    same_config = training.save_config(experiment, options.model_dir, allow_config_change)
+    strategy = strategies.set_up(options)
+    same_config = checkpoints.save_config(experiment, options.model_dir, allow_config_change)
     tokenizer = WordPieceTokenizer(vocab_file, lower_case)
     work_dir = os.path.join(options.model_dir, "records")
     data = make_data(task, tokenizer, work_dir)

@@ -16,6 +16,7 @@ import time
 import tensorflow as tf
 
 from convbert_tf import config as configs
+from convbert_tf.files import write_bytes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -26,7 +27,7 @@ class MetricsLog:
     def __init__(self, model_dir, start):
         self.path = os.path.join(model_dir, METRICS_FILE)
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= start]
-        configs.write_text(self.path, "".join(f"{line}\n" for line in kept))
+        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode("utf-8"))
 
     def write(self, kind, step, metrics):
         values = {

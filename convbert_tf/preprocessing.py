@@ -13,6 +13,7 @@ class TextPreprocessor:
     Args:
         tokenizer: WordPieceTokenizer.
         max_seq_length: T; longer texts are cut at the end, pairs at the end of the longer text.
+        pad: whether T is always `max_seq_length`, or that of the longest row of a call.
 
     Call:
         texts: strings [B], a list or a tensor.
@@ -28,10 +29,10 @@ class TextPreprocessor:
         TensorShape([2, 128])
     """
 
-    def __init__(self, tokenizer, max_seq_length=128):
+    def __init__(self, tokenizer, max_seq_length=128, pad=True):
         if max_seq_length < 8:
             raise UserError(f"max_seq_length must be at least 8, got {max_seq_length}.")
-        self.tokenizer, self.max_seq_length = tokenizer, max_seq_length
+        self.tokenizer, self.max_seq_length, self.pad = tokenizer, max_seq_length, pad
 
     @classmethod
     def from_preset(cls, directory, max_seq_length=128):
@@ -48,7 +49,7 @@ class TextPreprocessor:
             first, second = truncate_pair(
                 first, second, tf.constant(self.max_seq_length - 3, tf.int64)
             )
-        return pack(self.tokenizer, first, second, self.max_seq_length)
+        return pack(self.tokenizer, first, second, self.max_seq_length if self.pad else None)
 
 
 def pack(tokenizer, first, second=None, max_seq_length=None):

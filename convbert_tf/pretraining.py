@@ -9,7 +9,7 @@ import dataclasses
 import keras
 from keras import ops
 
-from convbert_tf import flops, masking, presets
+from convbert_tf import flops, masking, optimization, presets
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
 from convbert_tf.heads import cross_entropy, sigmoid_cross_entropy
@@ -173,12 +173,12 @@ class ConvBertPretrainer(keras.Model):
             outputs: of `losses`.
             mlm_weight, disc_weight: the weights' sums over all replicas; this replica's if None.
         """
-        weights = {"mlm": mlm_weight, "disc": disc_weight}
-        loss = 0.0
-        for name, (coefficient, total) in self.loss_terms(outputs).items():
-            weight = outputs[f"{name}_weight"] if weights[name] is None else weights[name]
-            loss += coefficient * total / (weight + 1e-6)
-        return loss
+        terms, given = self.loss_terms(outputs), {"mlm": mlm_weight, "disc": disc_weight}
+        weights = {
+            name: outputs[f"{name}_weight"] if given[name] is None else given[name]
+            for name in terms
+        }
+        return optimization.total_loss(terms, weights)
 
     def call(self, inputs, training=False):
         """The discriminator's encoder outputs: what the model gives when it is used as one."""

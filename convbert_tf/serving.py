@@ -13,7 +13,7 @@ from convbert_tf import presets
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.preprocessing import head, pack, truncate_pair
+from convbert_tf.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.tokenization import WordPieceTokenizer
 
 
@@ -67,6 +67,7 @@ class ClassifierServer(tf.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.max_seq_length, self.pair = max_seq_length, pair
+        self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
         names = model.labels or [str(i) for i in range(model.num_classes)]
         self._labels = tf.constant(names)
         text = tf.TensorSpec([None], tf.string)
@@ -78,13 +79,10 @@ class ClassifierServer(tf.Module):
             self.serve = tf.function(self._serve, input_signature=[_named(text, "text")])
 
     def _serve(self, text):
-        ids = head(self.tokenizer.tokenize(text), tf.constant(self.max_seq_length - 2, tf.int64))
-        return self._outputs(pack(self.tokenizer, ids))
+        return self._outputs(self._preprocess(text))
 
     def _serve_pair(self, text_a, text_b):
-        limit = tf.constant(self.max_seq_length - 3, tf.int64)
-        first, second = self.tokenizer.tokenize(text_a), self.tokenizer.tokenize(text_b)
-        return self._outputs(pack(self.tokenizer, *truncate_pair(first, second, limit)))
+        return self._outputs(self._preprocess(text_a, text_b))
 
     def _outputs(self, inputs):
         logits = self.model(inputs, training=False)

@@ -10,7 +10,7 @@ from convbert_tf import records
 from convbert_tf.console import UserError
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+FORMAT = 1  # of the manifest
 
 
 def load_manifest(data_dir, damage_allowed=False):
@@ -31,7 +31,7 @@ def load_manifest(data_dir, damage_allowed=False):
             manifest = json.load(file)
         sizes = {shard["file"]: shard["file_bytes"] for shard in manifest["shards"]}
         counted = sum(shard["records"] for shard in manifest["shards"])
-        broken = manifest["format"] != _FORMAT or not counted or counted != manifest["num_records"]
+        broken = manifest["format"] != FORMAT or not counted or counted != manifest["num_records"]
     except (ValueError, KeyError, TypeError):
         broken = True
     if broken:

@@ -34,7 +34,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from convbert_tf import optimization, strategies
+from convbert_tf import checkpoints, optimization, strategies
 from convbert_tf.console import UserError
 from convbert_tf.interruption import Interrupted, Interruption
 
@@ -73,11 +73,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
     @property
     def checkpoint(self):
         """All state of the run: weights, optimiser, step."""
-        return tf.train.Checkpoint(
-            model={variable.path: variable.value for variable in self.task.model.weights},
-            optimizer={variable.path: variable.value for variable in self.optimizer.variables},
-            global_step=self.global_step,
-        )
+        return checkpoints.state(self.task.model, self.optimizer, self.global_step)
 
     def train(self, num_steps):
         start = int(self.global_step.numpy())
@@ -207,11 +203,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         with tf.GradientTape() as tape:
             with keras.StatelessScope(states):
                 terms, counts = self.task.losses(inputs, training=True)
-            loss = 0.0
-            for name, (coefficient, total) in terms.items():
-                scale = 1.0 if weights[name] is None else weights[name] + 1e-6
-                loss += coefficient * total / scale
-            scaled = loss
+            scaled = loss = optimization.total_loss(terms, weights)
             if self.optimizer is not self._norm_source:
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(

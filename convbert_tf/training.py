@@ -10,10 +10,8 @@ import orbit
 import tensorflow as tf
 
 from convbert_tf import checkpoints, monitoring, optimization, strategies
-from convbert_tf.checkpoints import save_config  # noqa: F401, tools and finetuning take it here
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.interruption import Interrupted, Interruption
-from convbert_tf.strategies import describe, set_up  # noqa: F401, likewise
 from convbert_tf.trainer import Trainer
 
 
@@ -27,7 +25,7 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
         task: see trainer.py.
         training: TrainingConfig; `model_dir` takes what checkpoints and monitoring write.
         num_train_steps: length of the run, and of the learning-rate schedule.
-        strategy: of `set_up`; the task's model was made in its scope.
+        strategy: of `strategies.set_up`; the task's model was made in its scope.
         num_hidden_layers: for layer-wise learning rates.
         evaluator: orbit.AbstractEvaluator; the trainer itself (held-out losses) if None and the
             task has an `eval_dataset`.
