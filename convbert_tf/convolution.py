@@ -28,29 +28,30 @@ def dynamic_convolution(kernels, values, chunk=CHUNK):
     Returns:
         [B, T, N, D].
     """
-    num_tokens = ops.shape(values)[1]
-    num_heads, kernel_size = kernels.shape[2:]
-    size = values.shape[3]
+    kernels, values = (ops.transpose(x, (0, 2, 1, 3)) for x in (kernels, values))
+    return ops.transpose(convolve_heads(kernels, values, chunk), (0, 2, 1, 3))
+
+
+def convolve_heads(kernels, values, chunk=CHUNK):
+    """`dynamic_convolution` of kernels [B, N, T, K] and values [B, N, T, D] -> [B, N, T, D]."""
+    num_tokens = ops.shape(values)[2]
+    num_heads, kernel_size, size = kernels.shape[1], kernels.shape[3], values.shape[3]
     chunk = max(chunk, kernel_size - 1)
     num_chunks = (num_tokens + chunk - 1) // chunk
     kernels = _pad_tokens(kernels, 0, num_chunks, chunk)
     values = _pad_tokens(values, (kernel_size - 1) // 2, num_chunks + 1, chunk)
 
-    kernels = ops.reshape(
-        ops.transpose(kernels, (0, 2, 1, 3)), (-1, num_chunks, chunk, kernel_size)
-    )  # [B*N, T/C, C, K]
-    values = ops.reshape(
-        ops.transpose(values, (0, 2, 1, 3)), (-1, num_chunks + 1, chunk, size)
-    )  # [B*N, T/C + 1, C, D], shifted by half a kernel
+    kernels = ops.reshape(kernels, (-1, num_chunks, chunk, kernel_size))  # [B*N, T/C, C, K]
+    values = ops.reshape(values, (-1, num_chunks + 1, chunk, size))
+    # [B*N, T/C + 1, C, D], shifted by half a kernel
     following = cut(cut(values, 1, 1, num_chunks), 2, 0, kernel_size - 1)
     windows = ops.concatenate(
         [cut(values, 1, 0, num_chunks), following], axis=2
     )  # [B*N, T/C, C+K-1, D]
     outputs = ops.matmul(_band(kernels, num_chunks), windows)
     outputs = ops.reshape(outputs, (-1, num_heads, num_chunks * chunk, size))
-    outputs = ops.transpose(outputs, (0, 2, 1, 3))
     whole = isinstance(num_tokens, int) and num_tokens % chunk == 0
-    return outputs if whole else cut(outputs, 1, 0, num_tokens)
+    return outputs if whole else cut(outputs, 2, 0, num_tokens)
 
 
 def cut(x, axis, start, size):
@@ -61,13 +62,13 @@ def cut(x, axis, start, size):
 
 
 def _pad_tokens(x, before, num_chunks, chunk):
-    """Zero-pads axis 1 of `x` [B, T, N, D] to whole chunks, `before` tokens of it in front."""
+    """Zero-pads axis 2 of `x` [B, N, T, D] to whole chunks, `before` tokens of it in front."""
     total = num_chunks * chunk
-    after = total - before - ops.shape(x)[1]
+    after = total - before - ops.shape(x)[2]
     if isinstance(after, int):
-        return ops.pad(x, [[0, 0], [before, after], [0, 0], [0, 0]])
+        return ops.pad(x, [[0, 0], [0, 0], [before, after], [0, 0]]) if before or after else x
     # T is not known while tracing: pad by the most that may be needed, then cut.
-    return cut(ops.pad(x, [[0, 0], [before, 2 * chunk], [0, 0], [0, 0]]), 1, 0, total)
+    return cut(ops.pad(x, [[0, 0], [0, 0], [before, 2 * chunk], [0, 0]]), 2, 0, total)
 
 
 def _band(kernels, num_chunks):

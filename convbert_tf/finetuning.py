@@ -3,6 +3,7 @@
 `run` does it all; what differs between the two kinds of task stands in `GlueData` and `SquadData`.
 """
 
+import functools
 import os
 
 import numpy as np
@@ -196,7 +197,7 @@ def predict(model, serialized, schema, batch_size, max_seq_length, strategy):
         name -> array [N, ...]; a classifier's logits as "logits".
     """
 
-    @tf.function(reduce_retracing=True)
+    @functools.partial(tf.function, reduce_retracing=True, autograph=False)
     def step(batch):
         outputs = strategy.run(_decision, args=(model, batch))
         return tf.nest.map_structure(lambda value: strategy.gather(value, axis=0), outputs)

@@ -101,8 +101,8 @@ def evaluation_dataset(
     paths, counts = shards.paths_and_counts(manifest, data_dir)
     serialized = tf.data.TFRecordDataset(paths)
     if damaged is not None:
-        numbers = tf.data.Dataset.range(len(paths)).map(lambda number: number[None])
-        serialized = numbers.map(shards.reader(paths, counts, False, damaged)).unbatch()
+        numbers = _map(tf.data.Dataset.range(len(paths)), lambda number: number[None])
+        serialized = _map(numbers, shards.reader(paths, counts, False, damaged)).unbatch()
     if num_batches is not None:
         serialized = serialized.take(num_batches * batch_size)
     return _pretraining_batches(
@@ -163,7 +163,7 @@ def _shuffled_records(counts, read, seed, start, shards_per_round):
     with tf.device("CPU:0"):  # where tf.data runs, so that both draw the same order
         while skip >= (size := int(tf.reduce_sum(tf.gather(counts, shards_of(first_round))))):
             first_round, skip = first_round + 1, skip - size
-    rounds = tf.data.Dataset.counter(first_round).map(read_shuffled, num_parallel_calls=1)
+    rounds = _map(tf.data.Dataset.counter(first_round), read_shuffled, 1)
     return rounds.prefetch(1).unbatch().skip(skip)
 
 
@@ -185,7 +185,7 @@ def _pretraining_batches(
 
     steps = tf.data.Dataset.counter(start_step)
     batches = tf.data.Dataset.zip(steps, serialized.batch(batch_size, drop_remainder=True))
-    return _finished(batches.map(add_uniforms, tf.data.AUTOTUNE).unbatch(), parse)
+    return _finished(_map(batches, add_uniforms, tf.data.AUTOTUNE).unbatch(), parse)
 
 
 # --- fine-tuning and prediction: one file, held in memory ---
@@ -252,7 +252,7 @@ def finetuning_dataset(
     epochs = tf.data.Dataset.counter(first_epoch)
     if num_epochs is not None:
         epochs = epochs.take(max(num_epochs - first_epoch, 0))
-    batches = epochs.map(plan_in_graph).unbatch().skip(skip)
+    batches = _map(epochs, plan_in_graph).unbatch().skip(skip)
     return _memory_batches(
         batches, serialized, lengths, schema, batch_size, max_seq_length, bucket, input_context
     )
@@ -370,7 +370,7 @@ def _memory_batches(
             }
         return parsed | ({"example_weights": weights[0]} if weights else {})
 
-    return _finished(batches.map(gather).unbatch(), parse)
+    return _finished(_map(batches, gather).unbatch(), parse)
 
 
 # --- common ---
@@ -413,4 +413,9 @@ def _finished(dataset, parse):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return _map(dataset, parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _map(dataset, function, num_parallel_calls=None):
+    """dataset.map without AutoGraph, whose reading of source takes most of the time to start."""
+    return dataset.map(tf.autograph.experimental.do_not_convert(function), num_parallel_calls)

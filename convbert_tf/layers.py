@@ -16,7 +16,7 @@ import math
 import keras
 from keras import ops
 
-from convbert_tf.convolution import dynamic_convolution
+from convbert_tf.convolution import convolve_heads, cut
 from convbert_tf.normalization import LayerNormalization
 
 MASKED_SCORE = -10000.0
@@ -61,12 +61,18 @@ class Dense(keras.layers.Dense):
     """
 
     def call(self, inputs, training=None):
-        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
-        return _restore(super().call(flat), inputs)
+        return _restore(super().call(_flatten(inputs)), inputs)
+
+
+def _flatten(x):
+    """[B, T, H] -> [B*T, H]."""
+    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
 
 
 def _restore(flat, like):
     """Gives `flat` [B*T, O] the leading axes of `like` [B, T, H]."""
+    if len(like.shape) == 2:
+        return flat
     return ops.reshape(flat, (*ops.shape(like)[:-1], flat.shape[-1]))
 
 
@@ -114,8 +120,7 @@ class GroupedDense(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
 
     def call(self, inputs):
-        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
-        outputs = self.apply_slices(ops.split(flat, self.groups, axis=-1))
+        outputs = self.apply_slices(ops.split(_flatten(inputs), self.groups, axis=-1))
         return _restore(ops.concatenate(outputs, axis=-1), inputs)
 
     def apply_slices(self, slices):
@@ -123,7 +128,7 @@ class GroupedDense(keras.layers.Layer):
         kernels = ops.unstack(ops.cast(self.kernel, slices[0].dtype), self.groups)
         biases = ops.split(ops.cast(self.bias, slices[0].dtype), self.groups)
         return [
-            self.activation(ops.matmul(x, kernel) + bias)
+            self.activation(ops.add(ops.matmul(x, kernel), bias))
             for x, kernel, bias in zip(slices, kernels, biases, strict=True)
         ]
 
@@ -229,12 +234,15 @@ class SpanDynamicConvolution(_TakesMask):
     def call(self, inputs, query=None, values=None, mask=None):
         query = self.query(inputs) if query is None else query
         values = self.value(inputs) if values is None else values
+        values = split_heads(values, self.num_heads, self.size_per_head)
+        return merge_heads(self.convolve(inputs, query, values, mask))
+
+    def convolve(self, inputs, query, values, mask=None):
+        """As `call`, with values [B, N, T, D] by head; returns [B, N, T, D]."""
         if mask is not None:
-            mask = ops.cast(mask, values.dtype)[:, :, None]
-            inputs, values = inputs * mask, values * mask
-        kernels = self._kernels(self._span_key(inputs) * query)
-        values = ops.reshape(values, (*ops.shape(values)[:2], self.num_heads, self.size_per_head))
-        return _merge_heads(dynamic_convolution(kernels, values))
+            mask = ops.cast(mask, values.dtype)
+            inputs, values = inputs * mask[:, :, None], values * mask[:, None, :, None]
+        return convolve_heads(self._kernels(self._span_key(inputs) * query), values)
 
     def _span_key(self, inputs):
         # As a 2-D convolution with one column: the layout every backend is quick at.
@@ -242,12 +250,12 @@ class SpanDynamicConvolution(_TakesMask):
         columns = ops.expand_dims(inputs, 2)  # [B, T, 1, H]
         spans = ops.depthwise_conv(columns, kernel, padding="same")
         flat = ops.reshape(spans, (-1, inputs.shape[-1]))  # [B*T, H]
-        return _restore(ops.matmul(flat, self.pointwise_kernel) + self.pointwise_bias, inputs)
+        keys = ops.add(ops.matmul(flat, self.pointwise_kernel), self.pointwise_bias)
+        return _restore(keys, inputs)
 
     def _kernels(self, span_query):
         logits = self.kernel_projection(span_query)  # [B, T, N*K]
-        shape = (*ops.shape(logits)[:2], self.num_heads, self.conv_kernel_size)
-        return ops.softmax(ops.reshape(logits, shape), axis=-1)
+        return ops.softmax(split_heads(logits, self.num_heads, self.conv_kernel_size), axis=-1)
 
     def compute_output_shape(self, inputs_shape, *_, **__):
         return (*inputs_shape[:-1], self.width)
@@ -268,8 +276,14 @@ def _spec(layer, hidden_states, num_heads, return_attention_scores):
     return outputs, keras.KerasTensor(scores_shape, dtype=layer.compute_dtype)
 
 
-def _merge_heads(x):
-    """[B, T, N, D] -> [B, T, N*D]."""
+def split_heads(x, num_heads, size):
+    """[B, T, N*D] -> [B, N, T, D]."""
+    return ops.transpose(ops.reshape(x, (*ops.shape(x)[:2], num_heads, size)), (0, 2, 1, 3))
+
+
+def merge_heads(x):
+    """[B, N, T, D] -> [B, T, N*D]."""
+    x = ops.transpose(x, (0, 2, 1, 3))
     return ops.reshape(x, (*ops.shape(x)[:2], x.shape[2] * x.shape[3]))
 
 
@@ -353,21 +367,21 @@ class MixedAttention(_TakesMask):
             self.convolution.build(hidden_states_shape, part_shape, part_shape)
 
     def call(self, hidden_states, mask=None, training=None, return_attention_scores=False):
-        projected = self.projection(hidden_states)
-        query, key, value, *conv_values = ops.split(
-            projected, 4 if self.convolution else 3, axis=-1
-        )  # [B, T, A] each
+        projected = self.projection(hidden_states)  # [B, T, 4A]
+        parts = 4 if self.convolution else 3
+        by_head = split_heads(projected, parts * self.num_heads, self.size_per_head)
+        query, key, value, *conv_values = ops.split(by_head, parts, axis=1)  # [B, N, T, D] each
         outputs, probabilities = self._attend(query, key, value, mask, training)
         if self.convolution is not None:
-            convolution_mask = mask if self.mask_convolution else None
-            convolved = self.convolution(
-                hidden_states, query, conv_values[0], mask=convolution_mask
+            query = cut(projected, 2, 0, self.num_heads * self.size_per_head)
+            convolved = self.convolution.convolve(
+                hidden_states, query, *conv_values, mask if self.mask_convolution else None
             )
-            outputs = ops.concatenate([outputs, convolved], axis=-1)  # [B, T, 2A]
+            outputs = ops.concatenate([outputs, convolved], axis=1)  # [B, 2N, T, D]
+        outputs = merge_heads(outputs)
         return (outputs, probabilities) if return_attention_scores else outputs
 
     def _attend(self, query, key, value, mask, training):
-        query, key, value = (self._split_heads(x) for x in (query, key, value))
         scale = 1 / math.sqrt(self.size_per_head)
         scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))  # [B, N, T, T]
         if mask is not None:
@@ -376,13 +390,7 @@ class MixedAttention(_TakesMask):
         # In float32 whatever the precision policy, as the sum runs over T.
         probabilities = ops.softmax(ops.cast(scores, "float32"), axis=-1)
         probabilities = ops.cast(probabilities, value.dtype)
-        context = ops.matmul(self.dropout(probabilities, training=training), value)
-        return _merge_heads(ops.transpose(context, (0, 2, 1, 3))), probabilities
-
-    def _split_heads(self, x):
-        """[B, T, A] -> [B, N, T, D]."""
-        shape = (*ops.shape(x)[:2], self.num_heads, self.size_per_head)
-        return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
+        return ops.matmul(self.dropout(probabilities, training=training), value), probabilities
 
     def compute_output_shape(self, hidden_states_shape, *_, **__):
         width = hidden_states_shape[-1] // self.num_attention_heads * self.num_heads
@@ -447,8 +455,7 @@ class FeedForward(keras.layers.Layer):
         if self.linear_groups == 1:
             return self.down(self.up(inputs))
         # A group's slice goes through both layers before the slices are put together.
-        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
-        slices = ops.split(flat, self.linear_groups, axis=-1)
+        slices = ops.split(_flatten(inputs), self.linear_groups, axis=-1)
         slices = self.down.apply_slices(self.up.apply_slices(slices))
         return _restore(ops.concatenate(slices, axis=-1), inputs)
 
@@ -541,10 +548,12 @@ class ConvBertBlock(_TakesMask):
         attended, probabilities = self.attention(
             hidden_states, mask=mask, training=training, return_attention_scores=True
         )
-        attended = self.dropout(self.attention_output(attended), training=training)
-        middle = self.attention_norm(hidden_states + attended)
+        # From here on [B*T, ...]: a product, its bias and the residual's sum then fuse.
+        attended = self.attention_output(_flatten(attended))
+        attended = self.dropout(attended, training=training)
+        middle = self.attention_norm(_flatten(hidden_states) + attended)
         changed = self.dropout(self.feed_forward(middle), training=training)
-        outputs = self.output_norm(middle + changed)
+        outputs = _restore(self.output_norm(middle + changed), hidden_states)
         return (outputs, probabilities) if return_attention_scores else outputs
 
     def compute_output_shape(self, hidden_states_shape, *_, **__):

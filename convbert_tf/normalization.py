@@ -1,9 +1,14 @@
 """Layer normalisation with a gradient of its own; no TensorFlow."""
 
+import math
+
 import keras
 from keras import ops
 
 EPSILON = 1e-12
+# What TensorFlow (2.20) adds to the variance where it fuses the operations, whatever they add. The
+# result is that of any epsilon for an input made larger by the root of the ratio.
+_ONEDNN_EPSILON = 1e-3
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -13,15 +18,20 @@ class LayerNormalization(keras.layers.LayerNormalization):
     The gradient is written out (`layer_norm`) instead of traced through the mean and the variance.
     Computes in float32 whatever the precision policy, as Keras's does.
 
+    With constant weights (inference.freeze) oneDNN computes all of it as one operation.
+
     Call: [..., H] -> [..., H]. Weights: `gamma`, `beta` [H].
     """
 
     def __init__(self, epsilon=EPSILON, **kwargs):
         super().__init__(epsilon=epsilon, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         x, gamma, beta = (ops.cast(v, "float32") for v in (inputs, self.gamma, self.beta))
-        return ops.cast(layer_norm(x, gamma, beta, self.epsilon), self.compute_dtype)
+        epsilon = self.epsilon
+        if not training:
+            x, epsilon = x * math.sqrt(_ONEDNN_EPSILON / epsilon), _ONEDNN_EPSILON
+        return ops.cast(layer_norm(x, gamma, beta, epsilon), self.compute_dtype)
 
 
 def layer_norm(x, gamma, beta, epsilon=EPSILON):
@@ -36,25 +46,27 @@ def layer_norm(x, gamma, beta, epsilon=EPSILON):
         [..., H].
     """
 
-    size = x.shape[-1]  # known, where a gradient's may not be
+    size, axis = x.shape[-1], len(x.shape) - 1  # known, where a gradient's may not be
 
     @ops.custom_gradient
     def normalize(x, gamma, beta):
-        centered = x - ops.mean(x, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+        mean = ops.mean(x, axis=axis, keepdims=True)
+        variance = ops.mean(ops.square(x - mean), axis=axis, keepdims=True)
         scale = ops.rsqrt(variance + epsilon)
-        normed = centered * scale
 
         def gradient(*args, upstream=None):
             (dy,) = args if upstream is None else (upstream,)
+            normed = (x - mean) * scale
             dy_normed = dy * normed
             d_normed = dy * gamma
-            mean = ops.mean(d_normed, axis=-1, keepdims=True)
-            slope = ops.mean(dy_normed * gamma, axis=-1, keepdims=True)
-            dx = (d_normed - mean - normed * slope) * scale
+            d_mean = ops.mean(d_normed, axis=axis, keepdims=True)
+            slope = ops.mean(dy_normed * gamma, axis=axis, keepdims=True)
+            dx = (d_normed - d_mean - normed * slope) * scale
             return dx, _sum_rows(dy_normed, size), _sum_rows(dy, size)
 
-        return normed * gamma + beta, gradient
+        # In the original's order, which is the one that TensorFlow knows how to fuse.
+        factor = scale * gamma
+        return x * factor + (beta - factor * mean), gradient
 
     return normalize(x, gamma, beta)
 

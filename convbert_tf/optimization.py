@@ -111,15 +111,24 @@ class AdamW(keras.optimizers.Optimizer):
         if reduce is not None:
             pairs = reduce(list(zip(grads, trainable_variables, strict=True)))
             grads = [grad for grad, _ in pairs]
-        self.gradient_norm = global_norm(grads)
-        if self.clip_norm:
-            scale = self.clip_norm / ops.maximum(self.gradient_norm, self.clip_norm)
+        self.gradient_norm = self._global_norm(grads)
+        scale = self._gradient_scale()
+        if scale is not None:
             grads = [grad * ops.cast(scale, grad.dtype) for grad in grads]
         if self.skip_nonfinite:
             # Marks every element, for update_step: an infinite norm has scaled some to 0.
             mark = ops.where(ops.isfinite(self.gradient_norm), 0.0, float("nan"))
             grads = [grad + ops.cast(mark, grad.dtype) for grad in grads]
         super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _global_norm(self, gradients):
+        return global_norm(gradients)
+
+    def _gradient_scale(self):
+        """What all gradients are multiplied by, by which they are clipped; None for nothing."""
+        if self.clip_norm:
+            return self.clip_norm / ops.maximum(self.gradient_norm, self.clip_norm)
+        return None
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -128,7 +137,7 @@ class AdamW(keras.optimizers.Optimizer):
         new_momentum = self.beta_1 * momentum + (1 - self.beta_1) * gradient
         new_velocity = self.beta_2 * velocity + (1 - self.beta_2) * ops.square(gradient)
         update = new_momentum / (ops.sqrt(new_velocity) + self.epsilon)
-        if self.weight_decay_rate and len(variable.shape) > 1:
+        if self._decays(variable):
             update = update + self.weight_decay_rate * variable
         change = ops.cast(learning_rate, variable.dtype) * self._multipliers[index] * update
         if self.skip_nonfinite:
@@ -139,6 +148,9 @@ class AdamW(keras.optimizers.Optimizer):
         self.assign(momentum, new_momentum)
         self.assign(velocity, new_velocity)
         self.assign_sub(variable, change)
+
+    def _decays(self, variable):
+        return self.weight_decay_rate and len(variable.shape) > 1
 
     def get_config(self):
         names = (
@@ -185,10 +197,10 @@ def global_norm(tensors):
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(x, "float32"))) for x in tensors))
 
 
-def create(training, num_train_steps, num_hidden_layers=None):
+def create(training, num_train_steps, num_hidden_layers=None, optimizer_class=AdamW):
     """The AdamW that a TrainingConfig describes, for a run of `num_train_steps` steps."""
     warmup_steps = max(int(num_train_steps * training.warmup_proportion), training.warmup_steps)
-    return AdamW(
+    return optimizer_class(
         LinearWarmupDecay(training.learning_rate, num_train_steps, warmup_steps),
         weight_decay_rate=training.weight_decay_rate,
         clip_norm=training.clip_norm,

@@ -13,6 +13,7 @@ from convbert_tf import presets
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
+from convbert_tf.inference import freeze
 from convbert_tf.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.tokenization import WordPieceTokenizer
 
@@ -65,18 +66,17 @@ class ClassifierServer(tf.Module):
 
     def __init__(self, model, tokenizer, max_seq_length, pair=False):
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self._compute, self.tokenizer = freeze(model), tokenizer
+        self.num_classes, self.labels = model.num_classes, model.labels
         self.max_seq_length, self.pair = max_seq_length, pair
         self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
         names = model.labels or [str(i) for i in range(model.num_classes)]
         self._labels = tf.constant(names)
         text = tf.TensorSpec([None], tf.string)
         if pair:
-            self.serve = tf.function(
-                self._serve_pair, input_signature=[_named(text, "text_a"), _named(text, "text_b")]
-            )
+            self.serve = _signature(self._serve_pair, text_a=text, text_b=text)
         else:
-            self.serve = tf.function(self._serve, input_signature=[_named(text, "text")])
+            self.serve = _signature(self._serve, text=text)
 
     def _serve(self, text):
         return self._outputs(self._preprocess(text))
@@ -85,8 +85,8 @@ class ClassifierServer(tf.Module):
         return self._outputs(self._preprocess(text_a, text_b))
 
     def _outputs(self, inputs):
-        logits = self.model(inputs, training=False)
-        if self.model.num_classes == 1:
+        logits = self._compute(inputs)
+        if self.num_classes == 1:
             return {"score": logits[:, 0]}
         return {
             "logits": logits,
@@ -98,13 +98,15 @@ class ClassifierServer(tf.Module):
         inputs = ["text_a", "text_b"] if self.pair else ["text"]
         return {
             "inputs": inputs,
-            "labels": self.model.labels,
+            "labels": self.labels,
             "max_seq_length": self.max_seq_length,
         }
 
 
-def _named(spec, name):
-    return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+def _signature(function, **specs):
+    """A tf.function of `function` whose inputs go by these names."""
+    named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
+    return tf.function(function, input_signature=named, autograph=False)
 
 
 class QuestionAnswererServer(tf.Module):
@@ -141,13 +143,12 @@ class QuestionAnswererServer(tf.Module):
                 f"max_seq_length {max_seq_length} must exceed max_query_length {max_query_length} "
                 f"by at least 4, and doc_stride {doc_stride} be at least 1."
             )
-        self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
+        self._compute, self.tokenizer = freeze(model), tokenizer
+        self.answerable, self.max_seq_length = model.answerable, max_seq_length
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
         self.max_answer_length, self.null_threshold = max_answer_length, null_threshold
         text = tf.TensorSpec([None], tf.string)
-        self.serve = tf.function(
-            self._serve, input_signature=[_named(text, "question"), _named(text, "context")]
-        )
+        self.serve = _signature(self._serve, question=text, context=text)
 
     def _serve(self, question, context):
         query = self.tokenizer.tokenize(question)
@@ -155,7 +156,7 @@ class QuestionAnswererServer(tf.Module):
         pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
         windows = self._windows(query.row_lengths(), pieces.row_lengths())
         inputs = self._inputs(query, pieces, windows)
-        outputs = self.model(inputs, training=False)
+        outputs = self._compute(inputs)
         best, start, end = self._best_spans(outputs, windows, query.row_lengths())
         found = best > -1e8
 
@@ -167,7 +168,7 @@ class QuestionAnswererServer(tf.Module):
 
         first, last = offset(starts, start), offset(ends, end)
         results = {"start": first, "end": last, "score": best}
-        if self.model.answerable:
+        if self.answerable:
             null_odds = tf.math.segment_min(outputs["answerable_logit"], windows["example"])
             results["no_answer_probability"] = tf.sigmoid(null_odds)
             if self.null_threshold is not None:
@@ -240,7 +241,7 @@ class QuestionAnswererServer(tf.Module):
     def describe(self):
         return {
             "inputs": ["question", "context"],
-            "answerable": self.model.answerable,
+            "answerable": self.answerable,
             "max_seq_length": self.max_seq_length,
             "doc_stride": self.doc_stride,
         }

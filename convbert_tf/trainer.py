@@ -25,6 +25,7 @@ drawn from it. The host looks at it once a loop; what must not wait for that (a 
 is not finite) is seen in the graph.
 """
 
+import functools
 import os
 import signal
 import time
@@ -68,7 +69,9 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         self._seeds = [v for v in task.model.variables if id(v) not in weights]
         self._norm_source = optimizer
         self._iterator = None
-        self._loss_and_gradients = tf.function(self._gradients, jit_compile=training.jit_compile)
+        self._loss_and_gradients = tf.function(
+            self._gradients, jit_compile=training.jit_compile, autograph=False
+        )
 
     @property
     def checkpoint(self):
@@ -125,15 +128,13 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             results["model_flops_utilisation"] = done / (self.training.peak_flops * replicas)
         return results
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def _train_loop(self, iterator, num_steps):
         """Runs `num_steps` steps, fewer if a signal comes; returns whether one did."""
         alone = not strategies.is_multi_worker(self.strategy)
-        step, stopping = tf.zeros([], num_steps.dtype), tf.constant(False)
-        if alone:
-            stopping = self._is_stopping()
-        while step < num_steps and not stopping:
-            args = (next(iterator), self.global_step)
+
+        def take_step(step, stopping):
+            args = (iterator.get_next(), self.global_step)
             finite, stopping = self.strategy.run(self._train_step, args=args)
             finite = self.strategy.experimental_local_results(finite)[0]
             stopping = self.strategy.experimental_local_results(stopping)[0]
@@ -142,8 +143,13 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             known = tf.logical_or(finite, self._bad_step >= 0)
             self._bad_step.assign(tf.where(known, self._bad_step, self.global_step))
             self.global_step.assign_add(1)
-            step += 1
-        return stopping
+            return step + 1, stopping
+
+        def goes_on(step, stopping):
+            return tf.logical_and(step < num_steps, tf.logical_not(stopping))
+
+        stopping = self._is_stopping() if alone else tf.constant(False)
+        return tf.while_loop(goes_on, take_step, (tf.zeros([], num_steps.dtype), stopping))[1]
 
     def _is_stopping(self):
         return self.interruption.flag.read_value()
@@ -183,17 +189,19 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             return self._loss_and_gradients(inputs, weights, seeds[0])
         inputs = {name: _in_parts(value, parts) for name, value in inputs.items()}
         shapes = self.task.count_shapes
-        total = (
+        zeros = (
             tf.zeros([]),
             [tf.zeros(v.shape) for v in self.task.model.trainable_variables],
             {name: tf.zeros(shapes[name]) for name in shapes},
         )
-        for i in tf.range(parts):
+
+        def add(i, total):
             part = {name: value[i] for name, value in inputs.items()}
             loss, gradients, counts = self._loss_and_gradients(part, weights, seeds[i])
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-            total = tf.nest.map_structure(tf.add, total, (loss, gradients, counts))
-        return total
+            return i + 1, tf.nest.map_structure(tf.add, total, (loss, gradients, counts))
+
+        return tf.while_loop(lambda i, total: i < parts, add, (0, zeros))[1]
 
     def _gradients(self, inputs, weights, seeds):
         """Loss, gradients and counts; dropout draws from `seeds` and keeps no state."""
@@ -257,7 +265,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             {name: v for name, v in self._counts().items() if name in self.task.count_shapes}
         )
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def _eval_step(self, batch):
         def step(batch):
             inputs, _ = self.task.prepare(batch)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from convbert_tf import checkpoints, monitoring, optimization, strategies
 from convbert_tf.console import Progress, UserError, say
+from convbert_tf.fused_adamw import FusedAdamW
 from convbert_tf.interruption import Interrupted, Interruption
 from convbert_tf.trainer import Trainer
 
@@ -37,7 +38,7 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
         UserError: a loss is not finite, a record is damaged, or model_dir cannot be written.
     """
     with strategy.scope():
-        optimizer = optimization.create(training, num_train_steps, num_hidden_layers)
+        optimizer = optimization.create(training, num_train_steps, num_hidden_layers, FusedAdamW)
     interruption = Interruption()
     trainer = Trainer(task, optimizer, training, strategy, interruption)
     if evaluator is None and task.eval_dataset is not None:

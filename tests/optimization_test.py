@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from convbert_tf import ConvBertEncoder, TextClassifier, optimization
 from convbert_tf.config import TrainingConfig
+from convbert_tf.fused_adamw import FusedAdamW
 from convbert_tf.optimization import AdamW, LinearWarmupDecay
 from tests.heads_test import inputs
 from tests.model_test import tiny
@@ -36,7 +37,8 @@ def normal(*shape, seed):
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("clip", [None, 1.0, 3.0])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_three_steps_are_those_of_numpy(decay, clip, compiled):
+@pytest.mark.parametrize("optimizer_class", [AdamW, FusedAdamW])
+def test_three_steps_are_those_of_numpy(decay, clip, compiled, optimizer_class):
     weights = [normal(4, 3, seed=0), normal(3, seed=1)]
     variables = [keras.Variable(w, name=f"w{i}") for i, w in enumerate(weights)]
     # Norms around 3.6, 0.36 and 7: clipped and not.
@@ -44,7 +46,8 @@ def test_three_steps_are_those_of_numpy(decay, clip, compiled):
         [scale * normal(*w.shape, seed=seed + i) for i, w in enumerate(weights)]
         for seed, scale in ((10, 1), (20, 0.1), (30, 2))
     ]
-    optimizer = AdamW(LinearWarmupDecay(0.1, 10, 2), weight_decay_rate=decay, clip_norm=clip)
+    schedule = LinearWarmupDecay(0.1, 10, 2)
+    optimizer = optimizer_class(schedule, weight_decay_rate=decay, clip_norm=clip)
     optimizer.build(variables)
     apply = tf.function(optimizer.apply) if compiled else optimizer.apply
     for step in gradients:
@@ -61,10 +64,11 @@ def test_three_steps_are_those_of_numpy(decay, clip, compiled):
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
-def test_a_gradient_that_is_not_finite_changes_nothing(clip, bad):
+@pytest.mark.parametrize("optimizer_class", [AdamW, FusedAdamW])
+def test_a_gradient_that_is_not_finite_changes_nothing(clip, bad, optimizer_class):
     weights = [normal(4, 3, seed=0), normal(3, seed=1)]
     variables = [keras.Variable(w, name=f"w{i}") for i, w in enumerate(weights)]
-    optimizer = AdamW(0.1, clip_norm=clip, skip_nonfinite=True)
+    optimizer = optimizer_class(0.1, clip_norm=clip, skip_nonfinite=True)
     good = [tf.constant(normal(*w.shape, seed=2)) for w in weights]
     poisoned = [good[0] + tf.one_hot([1], 4, bad, 0.0)[0][:, None], good[1]]
     optimizer.apply(good, variables)

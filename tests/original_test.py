@@ -20,6 +20,7 @@ from convbert_tf import (
     weight_names,
 )
 from convbert_tf.console import UserError
+from convbert_tf.fused_adamw import FusedAdamW
 from tests import goldens
 from tests.goldens import FINETUNING, PRETRAINING, error, needs_golden
 from tests.model_test import tiny
@@ -110,7 +111,8 @@ def test_fine_tuned_predictions(name):
 
 @needs_golden
 @pytest.mark.parametrize("name", FINETUNING)
-def test_five_optimiser_steps(name):
+@pytest.mark.parametrize("optimizer_class", [optimization.AdamW, FusedAdamW])
+def test_five_optimiser_steps(name, optimizer_class):
     golden, config, model = goldens.tensors(name), goldens.config(name), load(name)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
@@ -118,7 +120,7 @@ def test_five_optimiser_steps(name):
     batch = inputs(golden)
     batch["label_ids"] = batch.get("targets", batch.get("label_ids"))
     schedule = optimization.LinearWarmupDecay(config["learning_rate"], 10, warmup_steps=1)
-    optimizer = optimization.AdamW(
+    optimizer = optimizer_class(
         schedule,
         weight_decay_rate=config["weight_decay_rate"],
         layerwise_lr_decay=config["layerwise_lr_decay"],

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf import config, corpus, input_pipeline, masking, optimization, pretraining, trainer
+from convbert_tf.fused_adamw import FusedAdamW
 
 ROOT = pathlib.Path(__file__).parents[1]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -112,7 +113,9 @@ def make_task(
 
 def make_trainer(task, options, strategy):
     with strategy.scope():
-        optimizer = optimization.create(options, options.num_train_steps)
+        optimizer = optimization.create(
+            options, options.num_train_steps, optimizer_class=FusedAdamW
+        )
     return trainer.Trainer(task, optimizer, options, strategy)
 
 

@@ -61,7 +61,7 @@ install() {
 wanted=${1:-base}
 case $wanted in
   base) project=. ;;
-  dev) project=".[dev,jax,huggingface]" ;;
+  dev) project=".[dev,jax,huggingface,plot]" ;;
   *) fail "unknown set '$wanted'; there are base and dev." ;;
 esac
 
