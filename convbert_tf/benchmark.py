@@ -219,7 +219,8 @@ def pretrain_groups(options):
     shape = options.step_shape
     variants = (
         _ours(options, "ours", "pretrain", structure="ours"),
-        _ours(options, "the original's structure", "pretrain", structure="original"),
+        _ours(options, "the original's losses", "pretrain", structure="losses"),
+        _ours(options, "the original's losses and layers", "pretrain", structure="all"),
     )
     for size in options.sizes:
         config, labels = _config(size, shape[1]), _labels(size, shape)

@@ -21,8 +21,11 @@ from convbert_tf.config import (
     TrainingConfig,
     finetuning_defaults,
 )
+from convbert_tf.convolution import cut
 from convbert_tf.heads import TextClassifier
+from convbert_tf.layers import Dense, GroupedDense, SpanDynamicConvolution, gelu
 from convbert_tf.model import ConvBertEncoder
+from convbert_tf.normalization import LayerNormalization
 from convbert_tf.pretraining import ConvBertPretrainer, PretrainingTask
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -134,9 +137,13 @@ def finetuning_step(work):
 
 
 def pretraining_step(work):
-    """A step of pre-training; `structure` "original" composes its losses as the original does."""
+    """A step of pre-training; `structure` "losses" or "all" is composed as the original's."""
     _set_up(work)
-    cls = {"ours": ConvBertPretrainer, "original": OriginalStructure}[work["structure"]]
+    cls = {
+        "ours": ConvBertPretrainer,
+        "losses": OriginalStructure,
+        "all": functools.partial(OriginalStructure, layers=True),
+    }[work["structure"]]
     model = cls(ModelConfig.from_dict(work["config"]), PretrainingConfig())
     batch = _batch(work)
     batch["uniforms"] = keras.random.uniform((work["batch"], 3, work["length"]), seed=1)
@@ -153,16 +160,25 @@ def pretraining_step(work):
 
 
 class OriginalStructure(ConvBertPretrainer):
-    """The pre-training step as the original composes it, on our encoders.
+    """The pre-training step as the original composes it, with our weights.
 
     Positions are gathered by a product with one-hot vectors [B, M, T]; labels are one-hot
     [B, M, V]; the vocabulary goes through a log-softmax for the loss and through a softmax for
     sampling, which adds Gumbel noise [B, M, V] and takes the largest, again as one-hot vectors.
+    With `layers` the encoders are the original's too: the convolution is a product of its kernels
+    with K shifted copies of the values, and all gradients are traced.
     """
 
-    def __init__(self, config, pretraining=None, **kwargs):
+    def __init__(self, config, pretraining=None, layers=False, **kwargs):
         super().__init__(config, pretraining, **kwargs)
         self.noise = keras.random.SeedGenerator(0)
+        for layer in self._flatten_layers() if layers else ():
+            if isinstance(layer, SpanDynamicConvolution):
+                layer.convolve = functools.partial(_unfolded_convolution, layer)
+            elif isinstance(layer, LayerNormalization):
+                layer.call = functools.partial(keras.layers.LayerNormalization.call, layer)
+            elif isinstance(layer, Dense | GroupedDense) and layer.activation is gelu:
+                layer.activation = functools.partial(keras.activations.gelu, approximate=False)
 
     def mlm_logits(self, features, masked, training=False):
         inputs = features | {"input_ids": masked.masked_input_ids}
@@ -188,6 +204,15 @@ class OriginalStructure(ConvBertPretrainer):
         uniforms = keras.random.uniform(ops.shape(logits), seed=self.noise)
         noise = -ops.log(-ops.log(uniforms + 1e-9) + 1e-9)
         return ops.argmax(ops.softmax(ops.stop_gradient(logits) + noise), axis=-1)
+
+
+def _unfolded_convolution(layer, inputs, query, values, mask=None):
+    """SpanDynamicConvolution.convolve by K copies of the values: [B, N, T, D, K]."""
+    kernels = layer._kernels(layer._span_key(inputs) * query)  # [B, N, T, K]
+    length, size = ops.shape(values)[2], kernels.shape[-1]
+    padded = ops.pad(values, [[0, 0], [0, 0], [(size - 1) // 2] * 2, [0, 0]])
+    copies = ops.stack([cut(padded, 2, i, length) for i in range(size)], axis=-1)
+    return ops.squeeze(ops.matmul(copies, kernels[..., None]), axis=-1)
 
 
 def _repeated(batch):

@@ -34,6 +34,7 @@ _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough 
 
 
 # --- documents to chunks ---
+_BYTES_PER_WORKER = 30e6
 
 
 def documents(source, chunk_bytes):
@@ -179,7 +180,8 @@ def build(
             "electra", False for "convbert".
         deduplicate: leave out documents equal to an earlier one. About 100 bytes of memory for
             each document, none of its text.
-        num_workers: processes; default: one for each core this process may use.
+        num_workers: processes; default: one for each core this process may use, but no more than
+            one for each 30 MB, as one takes as long to start as to read that.
         chunk_bytes: text for one shard, about; several times this is held for each worker.
         overwrite: delete what a build with other settings left in `output_dir`.
         run: what builds the shards that are missing, in place of processes here: a function of the
@@ -199,10 +201,10 @@ def build(
         raise UserError(f"segment_rule is {segment_rule!r}: choose {' or '.join(SEGMENT_RULES)}.")
     if max_seq_length < 8:
         raise UserError(f"max_seq_length is {max_seq_length}: a pair of segments needs 8 or more.")
-    num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    files = text_files.find_files(inputs) if inputs or not tfds else []
+    num_workers = _useful_workers(files, tfds) if num_workers is None else num_workers
     if num_workers < 1 or chunk_bytes < 1:
         raise UserError(f"num_workers={num_workers}, chunk_bytes={chunk_bytes}: 1 is the least.")
-    files = text_files.find_files(inputs) if inputs or not tfds else []
     splits = tfds_text.find_splits(tfds)
     vocab = _vocab_bytes(vocab_file)
     identity = [(os.path.basename(file), os.path.getsize(file)) for file in files]
@@ -234,6 +236,12 @@ def build(
     manifest = _manifest(settings, vocab.count(b"\n"), finished)
     write_bytes(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
     return manifest
+
+
+def _useful_workers(files, tfds):
+    cores = len(os.sched_getaffinity(0))
+    size = sum(os.path.getsize(file) for file in files)
+    return cores if tfds else max(1, min(cores, int(size / _BYTES_PER_WORKER)))
 
 
 def _vocab_bytes(vocab_file):

@@ -251,15 +251,15 @@ def test_without_matplotlib_a_line_says_so(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_original_s_structure_has_the_same_loss():
+@pytest.mark.parametrize("layers", [False, True])
+def test_the_original_s_structure_has_the_same_losses(layers):
     import numpy as np
 
     from convbert_tf import masking, pretraining
     from convbert_tf.benchmark_ours import OriginalStructure
 
-    ours, original = (
-        cls(benchmark.SIZES["tiny"]) for cls in (pretraining.ConvBertPretrainer, OriginalStructure)
-    )
+    ours = pretraining.ConvBertPretrainer(benchmark.SIZES["tiny"])
+    original = OriginalStructure(benchmark.SIZES["tiny"], layers=layers)
     original.set_weights(ours.get_weights())
     features = benchmark_workers.make_batch(30522, 2, 24)
     uniforms = np.random.default_rng(0).random((2, 2, 24)).astype("float32")
@@ -271,6 +271,8 @@ def test_the_original_s_structure_has_the_same_loss():
     # Of 30522 tokens a model that knows nothing draws another one nearly always.
     changed = outputs["fake_input_ids"].numpy() != features["input_ids"]
     assert changed.sum() == outputs["disc_labels"].numpy().sum() == expected["mlm_weight"]
+    logits = [m.discriminator_logits(features, features["input_ids"]) for m in (ours, original)]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-6)
 
 
 def test_hugging_face_s_model_is_of_the_same_size():
@@ -295,7 +297,12 @@ def test_ours_alone_is_measured_from_flags_to_file(tmp_path, capsys):
     )
     path = tmp_path / "benchmark.json"
     rows = benchmark.run(options, str(path))
-    assert [row["variant"] for row in rows] == ["ours", "ours", "the original's structure"]
+    assert [row["variant"] for row in rows] == [
+        "ours",
+        "ours",
+        "the original's losses",
+        "the original's losses and layers",
+    ]
     assert all(0 < row["share"] < 1 and len(row["seconds"]) == 2 for row in rows)
     report = json.loads(path.read_text())
     assert report["rows"][0]["median"] == rows[0]["median"] and "tensorflow" in report["machine"]

@@ -1,6 +1,10 @@
 """metrics.jsonl across restarts."""
 
 import json
+import subprocess
+import sys
+
+import pytest
 
 from convbert_tf import monitoring
 
@@ -30,3 +34,11 @@ def test_each_step_stands_once_however_often_the_run_is_taken_up(tmp_path):
 
 def test_format_metrics():
     assert monitoring.format_metrics({"a_loss": 6.52149, "b": 0.5}) == "a_loss 6.521  b 0.5"
+
+
+@pytest.mark.slow
+def test_tensorboard_starts_with_what_is_installed():
+    """2.20 needs pkg_resources, which a newer setuptools does not have."""
+    command = [sys.executable, "-m", "tensorboard.main", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]

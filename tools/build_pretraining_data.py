@@ -40,7 +40,12 @@ flags.DEFINE_bool(
 flags.DEFINE_bool("lower_case", True, "For uncased vocabularies: lower-case and strip accents.")
 flags.DEFINE_bool("deduplicate", False, "Leave out documents equal to an earlier one.")
 flags.DEFINE_integer("seed", 0, "Seed of the segments' random lengths.")
-flags.DEFINE_integer("num_workers", None, "Processes; default: one a core.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_workers",
+    None,
+    "Processes; default: one a core, if there are 30 MB for each.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "runner",
     None,

@@ -18,4 +18,5 @@ bash tools/setup.sh dev
 # The tests choose backends themselves; whatever the user's shell sets is not theirs.
 unset TF_USE_LEGACY_KERAS
 export KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3
-exec .venv/bin/python -m pytest "$@"
+# Two processes, a file to each at a time: most tests wait for other processes or compute on one core.
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
