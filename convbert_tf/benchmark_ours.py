@@ -176,7 +176,7 @@ class OriginalStructure(ConvBertPretrainer):
             if isinstance(layer, SpanDynamicConvolution):
                 layer.convolve = functools.partial(_unfolded_convolution, layer)
             elif isinstance(layer, LayerNormalization):
-                layer.call = functools.partial(keras.layers.LayerNormalization.call, layer)
+                layer.call = functools.partial(_traced_layer_norm, layer)
             elif isinstance(layer, Dense | GroupedDense) and layer.activation is gelu:
                 layer.activation = functools.partial(keras.activations.gelu, approximate=False)
 
@@ -204,6 +204,10 @@ class OriginalStructure(ConvBertPretrainer):
         uniforms = keras.random.uniform(ops.shape(logits), seed=self.noise)
         noise = -ops.log(-ops.log(uniforms + 1e-9) + 1e-9)
         return ops.argmax(ops.softmax(ops.stop_gradient(logits) + noise), axis=-1)
+
+
+def _traced_layer_norm(layer, inputs, training=None):
+    return keras.layers.LayerNormalization.call(layer, inputs)
 
 
 def _unfolded_convolution(layer, inputs, query, values, mask=None):
