@@ -17,131 +17,31 @@ import keras
 from keras import ops
 
 from convbert_tf.convolution import convolve_heads, cut
+from convbert_tf.linear import (
+    Dense,
+    FeedForward,
+    GroupedDense,
+    activation,
+    fields,
+    flatten,
+    gelu,
+    restore,
+    truncated_normal,
+)
 from convbert_tf.normalization import LayerNormalization
 
+__all__ = [
+    "ConvBertBlock",
+    "Dense",
+    "FeedForward",
+    "GroupedDense",
+    "MixedAttention",
+    "SpanDynamicConvolution",
+    "activation",
+    "gelu",
+]
+
 MASKED_SCORE = -10000.0
-
-
-def _truncated_normal(stddev):
-    return keras.initializers.TruncatedNormal(stddev=stddev)
-
-
-def _fields(layer, names):
-    return {name: getattr(layer, name) for name in names.split()}
-
-
-def gelu(x):
-    """Gaussian error linear unit in its exact form, x * Phi(x), as the original computes it.
-
-    Written by the error function, which fuses with the matrix product before it on CPUs, and with
-    its own gradient, which keeps what the function computed. In half precision it is Keras's.
-    """
-    if keras.backend.standardize_dtype(x.dtype) != "float32":
-        return ops.gelu(x, approximate=False)
-
-    @ops.custom_gradient
-    def function(x):
-        twice_cdf = 1 + ops.erf(x * math.sqrt(0.5))
-
-        def gradient(*args, upstream=None):
-            (dy,) = args if upstream is None else (upstream,)
-            density = ops.exp(-0.5 * ops.square(x) - 0.5 * math.log(2 * math.pi))
-            return dy * (0.5 * twice_cdf + x * density)
-
-        return 0.5 * x * twice_cdf, gradient
-
-    return function(x)
-
-
-@keras.saving.register_keras_serializable("convbert_tf")
-class Dense(keras.layers.Dense):
-    """`keras.layers.Dense` that works on [B*T, H], where product, bias and activation fuse.
-
-    Takes [..., H] and returns [..., units]; weights as in `keras.layers.Dense`.
-    """
-
-    def call(self, inputs, training=None):
-        return _restore(super().call(_flatten(inputs)), inputs)
-
-
-def _flatten(x):
-    """[B, T, H] -> [B*T, H]."""
-    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
-
-
-def _restore(flat, like):
-    """Gives `flat` [B*T, O] the leading axes of `like` [B, T, H]."""
-    if len(like.shape) == 2:
-        return flat
-    return ops.reshape(flat, (*ops.shape(like)[:-1], flat.shape[-1]))
-
-
-@keras.saving.register_keras_serializable("convbert_tf")
-class GroupedDense(keras.layers.Layer):
-    """Grouped linear layer (section 4.3): G dense layers side by side, each on its slice.
-
-    The input's last axis is cut into G contiguous slices of H/G; slice g is multiplied by
-    `kernel[g]` and gives slice g of the output. One bias for all. With G = 1 it is a dense layer.
-
-    Args:
-        units: size of the output's last axis; divisible by `groups`.
-        groups: G, a divisor of the input's last axis.
-        activation: applied to the output, or None.
-        kernel_initializer: for each group's kernel.
-
-    Call:
-        inputs: [..., H]. Returns [..., units].
-
-    Weights: `kernel` [G, H/G, units/G], `bias` [units].
-
-    Raises:
-        ValueError: a size is not divisible by `groups`.
-    """
-
-    def __init__(self, units, groups=1, activation=None, kernel_initializer=None, **kwargs):
-        super().__init__(**kwargs)
-        if groups < 1 or units % groups:
-            raise ValueError(f"units={units} cannot be divided into groups={groups}.")
-        self.units, self.groups = units, groups
-        self.activation = keras.activations.get(activation)
-        self.kernel_initializer = keras.initializers.get(
-            kernel_initializer or _truncated_normal(0.02)
-        )
-
-    def build(self, inputs_shape):
-        size = inputs_shape[-1]
-        if size % self.groups:
-            raise ValueError(f"An input of {size} cannot be divided into groups={self.groups}.")
-        self.kernel = self.add_weight(
-            shape=(self.groups, size // self.groups, self.units // self.groups),
-            initializer=self.kernel_initializer,
-            name="kernel",
-        )
-        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
-
-    def call(self, inputs):
-        outputs = self.apply_slices(ops.split(_flatten(inputs), self.groups, axis=-1))
-        return _restore(ops.concatenate(outputs, axis=-1), inputs)
-
-    def apply_slices(self, slices):
-        """G slices [B*T, H/G] of the input -> G slices [B*T, units/G] of the output."""
-        kernels = ops.unstack(ops.cast(self.kernel, slices[0].dtype), self.groups)
-        biases = ops.split(ops.cast(self.bias, slices[0].dtype), self.groups)
-        return [
-            self.activation(ops.add(ops.matmul(x, kernel), bias))
-            for x, kernel, bias in zip(slices, kernels, biases, strict=True)
-        ]
-
-    def compute_output_shape(self, inputs_shape):
-        return (*inputs_shape[:-1], self.units)
-
-    def get_config(self):
-        return super().get_config() | {
-            "units": self.units,
-            "groups": self.groups,
-            "activation": keras.activations.serialize(self.activation),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
 
 
 class _TakesMask(keras.layers.Layer):
@@ -205,19 +105,19 @@ class SpanDynamicConvolution(_TakesMask):
         self.query = self.value = None
 
     def _dense(self, units, name):
-        initializer = _truncated_normal(self.initializer_range)
+        initializer = truncated_normal(self.initializer_range)
         return Dense(units, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
 
     def build(self, inputs_shape, query_shape=None, values_shape=None, mask_shape=None):
         hidden_size = inputs_shape[-1]
         self.depthwise_kernel = self.add_weight(
             shape=(self.conv_kernel_size, hidden_size),
-            initializer=_truncated_normal(1 / self.conv_kernel_size),
+            initializer=truncated_normal(1 / self.conv_kernel_size),
             name="depthwise_kernel",
         )
         self.pointwise_kernel = self.add_weight(
             shape=(hidden_size, self.width),
-            initializer=_truncated_normal(self.initializer_range),
+            initializer=truncated_normal(self.initializer_range),
             name="pointwise_kernel",
         )
         self.pointwise_bias = self.add_weight(
@@ -251,7 +151,7 @@ class SpanDynamicConvolution(_TakesMask):
         spans = ops.depthwise_conv(columns, kernel, padding="same")
         flat = ops.reshape(spans, (-1, inputs.shape[-1]))  # [B*T, H]
         keys = ops.add(ops.matmul(flat, self.pointwise_kernel), self.pointwise_bias)
-        return _restore(keys, inputs)
+        return restore(keys, inputs)
 
     def _kernels(self, span_query):
         logits = self.kernel_projection(span_query)  # [B, T, N*K]
@@ -261,7 +161,7 @@ class SpanDynamicConvolution(_TakesMask):
         return (*inputs_shape[:-1], self.width)
 
     def get_config(self):
-        return super().get_config() | _fields(
+        return super().get_config() | fields(
             self, "num_heads size_per_head conv_kernel_size initializer_range"
         )
 
@@ -348,7 +248,7 @@ class MixedAttention(_TakesMask):
         width = self.num_heads * self.size_per_head  # A
         self.projection = Dense(
             width * (4 if self.conv_type == "sdconv" else 3),
-            kernel_initializer=_truncated_normal(self.initializer_range),
+            kernel_initializer=truncated_normal(self.initializer_range),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -402,75 +302,11 @@ class MixedAttention(_TakesMask):
         return _spec(self, hidden_states, self.num_heads, return_attention_scores)
 
     def get_config(self):
-        return super().get_config() | _fields(
+        return super().get_config() | fields(
             self,
             "num_attention_heads head_ratio conv_kernel_size conv_type "
             "attention_probs_dropout_prob mask_convolution initializer_range",
         )
-
-
-@keras.saving.register_keras_serializable("convbert_tf")
-class FeedForward(keras.layers.Layer):
-    """Position-wise feed-forward network: down(gelu(up(x))), dense or grouped (section 4.3).
-
-    Args:
-        intermediate_size: I.
-        linear_groups: G; dense layers when 1.
-        hidden_act: activation in the middle; "gelu" is the exact (erf) form.
-        initializer_range: standard deviation of the truncated normal for weights.
-
-    Call: [B, T, H] -> [B, T, H]. Weights: `up`, `down`.
-    """
-
-    def __init__(
-        self,
-        intermediate_size,
-        linear_groups=1,
-        hidden_act="gelu",
-        initializer_range=0.02,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.intermediate_size, self.linear_groups = intermediate_size, linear_groups
-        self.hidden_act, self.initializer_range = hidden_act, initializer_range
-
-    def build(self, inputs_shape):
-        self.up = self._linear(self.intermediate_size, activation(self.hidden_act), "up")
-        self.up.build(inputs_shape)
-        self.down = self._linear(inputs_shape[-1], None, "down")
-        self.down.build((*inputs_shape[:-1], self.intermediate_size))
-
-    def _linear(self, units, act, name):
-        options = {
-            "activation": act,
-            "kernel_initializer": _truncated_normal(self.initializer_range),
-            "dtype": self.dtype_policy,
-            "name": name,
-        }
-        if self.linear_groups == 1:
-            return Dense(units, **options)
-        return GroupedDense(units, self.linear_groups, **options)
-
-    def call(self, inputs):
-        if self.linear_groups == 1:
-            return self.down(self.up(inputs))
-        # A group's slice goes through both layers before the slices are put together.
-        slices = ops.split(_flatten(inputs), self.linear_groups, axis=-1)
-        slices = self.down.apply_slices(self.up.apply_slices(slices))
-        return _restore(ops.concatenate(slices, axis=-1), inputs)
-
-    def compute_output_shape(self, inputs_shape):
-        return inputs_shape
-
-    def get_config(self):
-        return super().get_config() | _fields(
-            self, "intermediate_size linear_groups hidden_act initializer_range"
-        )
-
-
-def activation(hidden_act):
-    """The function of the name; "gelu" is the exact form, all others are Keras's."""
-    return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -536,7 +372,7 @@ class ConvBertBlock(_TakesMask):
         self.attention.build(hidden_states_shape)
         self.attention_output = Dense(
             hidden_states_shape[-1],
-            kernel_initializer=_truncated_normal(self.attention.initializer_range),
+            kernel_initializer=truncated_normal(self.attention.initializer_range),
             dtype=self.dtype_policy,
             name="attention_output",
         )
@@ -549,11 +385,11 @@ class ConvBertBlock(_TakesMask):
             hidden_states, mask=mask, training=training, return_attention_scores=True
         )
         # From here on [B*T, ...]: a product, its bias and the residual's sum then fuse.
-        attended = self.attention_output(_flatten(attended))
+        attended = self.attention_output(flatten(attended))
         attended = self.dropout(attended, training=training)
-        middle = self.attention_norm(_flatten(hidden_states) + attended)
+        middle = self.attention_norm(flatten(hidden_states) + attended)
         changed = self.dropout(self.feed_forward(middle), training=training)
-        outputs = _restore(self.output_norm(middle + changed), hidden_states)
+        outputs = restore(self.output_norm(middle + changed), hidden_states)
         return (outputs, probabilities) if return_attention_scores else outputs
 
     def compute_output_shape(self, hidden_states_shape, *_, **__):
@@ -566,5 +402,5 @@ class ConvBertBlock(_TakesMask):
 
     def get_config(self):
         attention, feed_forward = self.attention.get_config(), self.feed_forward.get_config()
-        own = super().get_config() | _fields(self, "hidden_dropout_prob")
+        own = super().get_config() | fields(self, "hidden_dropout_prob")
         return attention | feed_forward | own
