@@ -200,7 +200,11 @@ def _labels(size, shape):
 
 
 def forward_groups(options):
-    variants = (_ours(options, "ours", "forward"), *_peers(options, "forward"))
+    ours = [_ours(options, "ours", "forward")]
+    if options.backend == "tensorflow":
+        # An operation of a small batch is over before a second thread has woken up.
+        ours.append(_ours(options, "ours, a thread an operation", "forward", intra=1))
+    variants = (*ours, *_peers(options, "forward"))
     for size, shape in itertools.product(options.sizes, options.shapes):
         config, labels = _config(size, shape[1]), _labels(size, shape)
         work, cost = _work(config, shape), _forward_flops(config, shape)

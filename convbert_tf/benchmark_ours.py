@@ -40,7 +40,7 @@ def _set_up(work, precision=None):
     if ON_TENSORFLOW:
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(work["threads"])
+        tf.config.threading.set_intra_op_parallelism_threads(work.get("intra", work["threads"]))
         tf.config.threading.set_inter_op_parallelism_threads(work["threads"])
 
 

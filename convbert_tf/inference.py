@@ -5,27 +5,29 @@ import tensorflow as tf
 
 
 def freeze(model):
-    """A function that computes `model` with its weights of now as constants of the graph.
+    """A function that computes `model` with its weights of now as constants.
 
-    Constants let TensorFlow fuse LayerNorm into one operation, lay weights out for the matrix
-    products once and drop what depends on weights alone. Training `model` further does not change
-    the function.
+    With scales and biases as constants of the graph TensorFlow computes LayerNorm as one operation.
+    Matrices stay outside of the graph, where all traces share them and they take no more memory.
+    Training `model` further does not change the function.
 
     Args:
         model: a built Keras model.
 
     Returns:
         A function of the model's inputs that gives its outputs without dropout, to be called inside
-        a `tf.function`: of one, each trace holds a copy of the weights, so give it an
-        `input_signature` with None for the axes that vary.
+        a `tf.function`.
 
     Example:
         >>> classify = tf.function(freeze(classifier), autograph=False)
     """
-    values = [(variable, variable.numpy()) for variable in model.weights]
+    values = [(weight, tf.convert_to_tensor(weight.value)) for weight in model.weights]
 
     def frozen(inputs):
-        constants = [(variable, tf.constant(value)) for variable, value in values]
+        constants = [
+            (weight, tf.constant(tf.get_static_value(value)) if value.shape.rank < 2 else value)
+            for weight, value in values
+        ]
         with keras.StatelessScope(constants):
             return model(inputs, training=False)
 

@@ -299,6 +299,7 @@ def test_ours_alone_is_measured_from_flags_to_file(tmp_path, capsys):
     rows = benchmark.run(options, str(path))
     assert [row["variant"] for row in rows] == [
         "ours",
+        "ours, a thread an operation",
         "ours",
         "the original's losses",
         "the original's losses and layers",
