@@ -36,8 +36,8 @@ class FusedAdamW(AdamW):
         index, dtype = self._get_variable_index(variable), variable.dtype
         rate = tf.cast(learning_rate, dtype) * self._multipliers[index]
         if self._decays(variable):
-            # First, as it is of the weight before the step; as a difference, since a factor so close
-            # to 1 has no room for it in float32.
+            # First, as it is of the weight before the step; and as a difference, since a factor so
+            # close to 1 cannot be told from it in float32.
             variable.assign_sub(rate * self.weight_decay_rate * variable)
         zero = tf.zeros([], dtype)
         tf.raw_ops.ResourceApplyAdam(
