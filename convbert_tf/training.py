@@ -162,7 +162,8 @@ class _Run:
             raise Interrupted(interruption.signum)
         output = controller.evaluate(steps=self.training.num_eval_steps or -1)
         interruption.raises = False
-        results = {name: float(value) for name, value in output.items()}
+        # Without what Orbit adds: the evaluation's own speed, which reads as the training's.
+        results = {k: float(v) for k, v in output.items() if k != "steps_per_second"}
         if self.chief:
             line = f"step {self.step:,}: {monitoring.format_metrics(results)}"
             print(line, file=self.terminal, flush=True)
