@@ -1,6 +1,6 @@
 """Fine-tuning as tools/quickstart.sh does it: short, for a tiny model on two CPU cores.
 
-configs/quickstart.py:cola or :squad_v1. Part of an epoch of about 12,000 sentences and 16,000
+configs/quickstart.py:cola or :squad_v1. About an epoch of some 12,000 sentences and 16,000
 questions; small batches, because so short a run needs steps more than it needs smooth gradients.
 """
 
