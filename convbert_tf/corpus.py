@@ -31,10 +31,10 @@ from convbert_tf.shards import FORMAT, MANIFEST
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
 _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough for the caches
+_BYTES_PER_WORKER = 30e6  # of text; a worker takes as long to start as to read them
 
 
 # --- documents to chunks ---
-_BYTES_PER_WORKER = 30e6
 
 
 def documents(source, chunk_bytes):

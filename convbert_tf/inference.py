@@ -25,7 +25,7 @@ def freeze(model):
 
     def frozen(inputs):
         constants = [
-            (weight, tf.constant(tf.get_static_value(value)) if value.shape.rank < 2 else value)
+            (weight, tf.constant(value.numpy()) if value.shape.rank < 2 else value)
             for weight, value in values
         ]
         with keras.StatelessScope(constants):

@@ -82,8 +82,5 @@ def test_layer_norm_keeps_its_epsilon_where_tensorflow_fuses_it(scale, epsilon):
 def test_frozen_golden_models_give_the_originals_outputs(name):
     golden = goldens.tensors(name)
     outputs = tf.function(freeze(original_test.load(name)))(original_test.inputs(golden))
-    if not isinstance(outputs, dict):
-        key = "logits" if "eval/logits" in golden else "predictions"
-        outputs = {key: outputs if key == "logits" else outputs[:, 0]}
-    for key, value in outputs.items():
+    for key, value in original_test.by_name(outputs, golden).items():
         assert goldens.error(value, golden[f"eval/{key}"]) < 1e-5, key

@@ -33,6 +33,14 @@ def load(name):
     return original.load_original(goldens.checkpoint(name), goldens.config(name))
 
 
+def by_name(outputs, golden):
+    """A fine-tuned model's outputs as a dict, under the golden's names."""
+    if isinstance(outputs, dict):
+        return outputs
+    key = "logits" if "eval/logits" in golden else "predictions"
+    return {key: outputs if key == "logits" else outputs[:, 0]}
+
+
 def inputs(golden):
     return {name[3:]: tf.constant(value) for name, value in golden.items() if name[:3] == "in/"}
 
@@ -98,11 +106,7 @@ def test_every_layer_of_generator_and_discriminator(name):
 @pytest.mark.parametrize("name", FINETUNING)
 def test_fine_tuned_predictions(name):
     golden, model = goldens.tensors(name), load(name)
-    outputs = model(inputs(golden))
-    if not isinstance(outputs, dict):
-        key = "logits" if "eval/logits" in golden else "predictions"
-        outputs = {key: outputs if key == "logits" else outputs[:, 0]}
-    for key, value in outputs.items():
+    for key, value in by_name(model(inputs(golden)), golden).items():
         if "index" in key:
             np.testing.assert_array_equal(value, golden[f"eval/{key}"])
         else:
