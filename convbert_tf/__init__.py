@@ -23,6 +23,7 @@ _MODULES = (
     "conversion",
     "glue",
     "huggingface",
+    "inference",
     "layers",
     "optimization",
     "presets",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import convbert_tf
 from convbert_tf import ConvBertEncoder, TextClassifier
 from convbert_tf.inference import freeze
 from convbert_tf.normalization import LayerNormalization
@@ -49,6 +50,10 @@ def test_a_frozen_encoder_gives_the_encoders_output(groups, shape):
             scale = np.abs(expected[name]).max()
             assert np.abs(outputs[name] - expected[name]).max() < 3e-6 * scale, name
     assert not function.get_concrete_function().variables
+
+
+def test_it_is_where_the_readme_says():
+    assert convbert_tf.inference.freeze is freeze
 
 
 def test_training_further_does_not_change_it():
