@@ -232,7 +232,7 @@ def test_the_whole_step_compiles_as_a_tpu_needs_it(data_dir, model):
         ({"uniform_generator": True}, {"masked_lm_loss", "masked_lm_accuracy"}),
         ({"untied_generator": False}, set()),
     ],
-    ids=str,
+    ids=["mlm", "uniform_generator", "tied_generator"],
 )
 def test_objectives_and_generators_train(data_dir, options, absent):
     objective = config.PretrainingConfig(**options)
