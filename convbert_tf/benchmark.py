@@ -14,7 +14,7 @@ from convbert_tf import flops, text_files
 from convbert_tf.benchmark_tables import compare, plot, table
 from convbert_tf.benchmark_workers import Laboratory, Worker, WorkerError, interleave, spread
 from convbert_tf.config import ModelConfig, PretrainingConfig, write_json
-from convbert_tf.console import Progress, UserError, say
+from convbert_tf.console import UNASKED, Progress, UserError, say
 
 SECTIONS = ("forward", "step", "pretrain", "epoch", "records", "curve")
 SIZES = {
@@ -143,9 +143,11 @@ class Group:
 
 
 def _ours(options, name, what, **work):
-    without = "tensorflow" if options.backend == "jax" else "jax"  # Keras and TensorFlow load both
+    without = ("tensorflow",) if options.backend == "jax" else UNASKED
+    if what == "epoch":  # GLUE's metrics
+        without = tuple(name for name in without if name != "sklearn")
     environment = {"KERAS_BACKEND": options.backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return Variant(name, OURS, what, (options.backend,), work, environment, (without,))
+    return Variant(name, OURS, what, (options.backend,), work, environment, without)
 
 
 def _torch(name, what, needs=("torch", "transformers"), **work):
@@ -163,6 +165,7 @@ def _peers(options, kind):
             f"tensorflow_{kind}",
             ("tensorflow", "tf-keras", "transformers<5"),
             environment={"TF_USE_LEGACY_KERAS": "1"},
+            without=UNASKED,
         ),
     }
     on_jax = options.backend == "jax"  # for machines without TensorFlow

@@ -56,7 +56,6 @@ def forward(work):
     """The encoder's output, without dropout; weights of the precision's type, as constants."""
     _set_up(work, work["precision"])
     encoder, batch = ConvBertEncoder(ModelConfig.from_dict(work["config"])), _batch(work)
-    encoder(batch)
     for i, weight in enumerate(encoder.weights):  # else a graph drops biases of 0 and scales of 1
         weight.assign(weight + 0.02 * keras.random.normal(weight.shape, seed=i))
     compute = encoder

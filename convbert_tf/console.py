@@ -3,11 +3,15 @@
 This module imports nothing of ours and no TensorFlow, so any module may use it.
 """
 
+import importlib
 import logging
 import os
 import sys
 import time
 import warnings
+
+# What Keras and TensorFlow load wherever it is installed, for features that no tool of ours uses.
+UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
 
 
 class UserError(ValueError):
@@ -29,6 +33,30 @@ def quiet_logs():
     # By absl's own setting: TensorFlow sets the level back to that after a SavedModel is saved.
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def load_tensorflow():
+    """Imports TensorFlow, and Keras, which comes with it, but not what they load unasked.
+
+    For programs: it halves the time they take to start. Keras then has no wrappers for
+    scikit-learn and takes no pandas frames; later imports of these packages work as ever.
+    """
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return
+    hidden = [name for name in UNASKED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None: as if it were not installed
+    try:
+        importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def call(module, name, *args):
+    """Calls `module.name(*args)` after `load_tensorflow`: a new process, before it loads more."""
+    load_tensorflow()
+    return getattr(importlib.import_module(module), name)(*args)
 
 
 def run(main):

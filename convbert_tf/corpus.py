@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf import records, text_files, tfds_text, tokenization
-from convbert_tf.console import Progress, UserError
+from convbert_tf.console import Progress, UserError, call
 from convbert_tf.files import write_bytes
 from convbert_tf.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.shards import FORMAT, MANIFEST
@@ -310,9 +310,8 @@ def _run_here(sources, settings, output_dir, finished, num_workers):
         yield from itertools.starmap(ShardBuilder(settings, output_dir), jobs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, context, _start_worker, (settings, output_dir)
-    )
+    started = (__name__, "_start_worker", settings, output_dir)
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, call, started)
     try:
         running = set()
         for job in jobs:

@@ -3,7 +3,6 @@
 `run` does it all; what differs between the two kinds of task stands in `GlueData` and `SquadData`.
 """
 
-import functools
 import os
 
 import numpy as np
@@ -183,39 +182,52 @@ def make_data(config, tokenizer, work_dir):
     return kind(config, tokenizer, work_dir)
 
 
-def predict(model, serialized, schema, batch_size, max_seq_length, strategy):
-    """Outputs of `model` for every record, in the records' order.
+class Predictor:
+    """Computes outputs of a model for all records of a set; traced at its first use.
 
     Args:
         model: TextClassifier or QuestionAnswerer, made in the scope of `strategy`.
-        serialized: list of N records whose `example_id`s are 0 .. N-1.
-        schema: of the records.
-        batch_size: global.
-        max_seq_length: at least the longest record.
-
-    Returns:
-        name -> array [N, ...]; a classifier's logits as "logits".
+        strategy: tf.distribute.Strategy.
     """
 
-    @functools.partial(tf.function, reduce_retracing=True, autograph=False)
-    def step(batch):
-        outputs = strategy.run(_decision, args=(model, batch))
-        return tf.nest.map_structure(lambda value: strategy.gather(value, axis=0), outputs)
+    def __init__(self, model, strategy):
+        self.model, self.strategy = model, strategy
+        self._step = None
 
-    dataset = strategy.distribute_datasets_from_function(
-        lambda context: input_pipeline.prediction_dataset(
-            serialized,
-            schema,
-            batch_size=batch_size,
-            max_seq_length=max_seq_length,
-            input_context=context,
+    def __call__(self, serialized, schema, batch_size, max_seq_length):
+        """Outputs for every record, in the records' order.
+
+        Args:
+            serialized: list of N records whose `example_id`s are 0 .. N-1.
+            schema: of the records.
+            batch_size: global.
+            max_seq_length: at least the longest record.
+
+        Returns:
+            name -> array [N, ...]; a classifier's logits as "logits".
+        """
+        dataset = self.strategy.distribute_datasets_from_function(
+            lambda context: input_pipeline.prediction_dataset(
+                serialized,
+                schema,
+                batch_size=batch_size,
+                max_seq_length=max_seq_length,
+                input_context=context,
+            )
         )
-    )
-    batches = [tf.nest.map_structure(np.asarray, step(batch)) for batch in dataset]
-    outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    real = outputs.pop("example_weights") > 0
-    order = np.argsort(outputs.pop("example_id")[real], kind="stable")
-    return {name: values[real][order] for name, values in outputs.items()}
+        if self._step is None:
+            # With its signature known there is one trace for all lengths.
+            signature = [dataset.element_spec]
+            self._step = tf.function(self._outputs, input_signature=signature, autograph=False)
+        batches = [tf.nest.map_structure(np.asarray, self._step(batch)) for batch in dataset]
+        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        real = outputs.pop("example_weights") > 0
+        order = np.argsort(outputs.pop("example_id")[real], kind="stable")
+        return {name: values[real][order] for name, values in outputs.items()}
+
+    def _outputs(self, batch):
+        outputs = self.strategy.run(_decision, args=(self.model, batch))
+        return tf.nest.map_structure(lambda x: self.strategy.gather(x, axis=0), outputs)
 
 
 def _decision(model, batch):
@@ -231,20 +243,15 @@ class _Evaluator(orbit.AbstractEvaluator):
     """Predicts the dev set and scores it, when Orbit asks."""
 
     def __init__(self, data, model, experiment, strategy):
-        self.data, self.model, self.strategy = data, model, strategy
-        self.experiment = experiment
+        self.data, self.experiment = data, experiment
+        self.predict = Predictor(model, strategy)
         self.serialized = data.read_evaluation()
         self.baseline = data.baseline()
 
     def evaluate(self, num_steps=-1):
         task, options = self.experiment.task, self.experiment.training
-        outputs = predict(
-            self.model,
-            self.serialized,
-            self.data.schema,
-            options.batch_size,
-            task.max_seq_length,
-            self.strategy,
+        outputs = self.predict(
+            self.serialized, self.data.schema, options.batch_size, task.max_seq_length
         )
         results = self.data.score(outputs, os.path.join(options.model_dir, "predictions"))
         report = {"metrics": results, "baseline": self.baseline}

@@ -17,7 +17,7 @@ from convbert_tf.shards import load_manifest
 # The second half of a stateless seed: keeps the streams drawn from one user's seed apart.
 _SHARD_ORDER, _RECORD_ORDER, _UNIFORMS = 1, 2, 3
 
-_LENGTH_MULTIPLE = 16  # a batch's length is rounded up to this, so that few shapes are compiled
+_LENGTH_MULTIPLE = 4  # a batch's length is rounded up to this, so that there are few shapes
 _BATCHES_PER_POOL = 50  # batches sorted by length together; more: less padding, less randomness
 
 
@@ -225,7 +225,7 @@ def finetuning_dataset(
         max_seq_length: at least the longest record.
         num_epochs: None for no end.
         bucket: batches of records alike in length, padded to the longest one's length rounded up
-            to a multiple of 16: [b, None]. Otherwise padded to `max_seq_length`, a static shape,
+            to a multiple of 4: [b, None]. Otherwise padded to `max_seq_length`, a static shape,
             which TPUs need.
         seed, start_step, vocab_size, input_context: as in `pretraining_dataset`.
 

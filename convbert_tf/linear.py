@@ -25,8 +25,9 @@ def gelu(x):
 
     @ops.custom_gradient
     def function(x):
-        twice_cdf = 1 + ops.erf(x * math.sqrt(0.5))
-        density = ops.exp(-0.5 * ops.square(x) - 0.5 * math.log(2 * math.pi))
+        scaled = x * math.sqrt(0.5)
+        twice_cdf = 1 + ops.erf(scaled)
+        density = ops.exp(-0.5 * math.log(2 * math.pi) - ops.square(scaled))
         slope = 0.5 * twice_cdf + x * density
 
         def gradient(*args, upstream=None):

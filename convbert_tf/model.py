@@ -151,12 +151,14 @@ class ConvBertEncoder(keras.Model):
             hidden = self.embeddings_project(hidden)
         outputs = {"embedding_output": hidden}
         hidden_states, scores = [], []
+        options = {"mask": mask, "training": training}
         for block in self.blocks:
-            hidden, probabilities = block(
-                hidden, mask=mask, training=training, return_attention_scores=True
-            )
+            if return_attention_scores:
+                hidden, probabilities = block(hidden, return_attention_scores=True, **options)
+                scores.append(probabilities)
+            else:  # kept, they would be most of the memory
+                hidden = block(hidden, **options)
             hidden_states.append(hidden)
-            scores.append(probabilities)
         outputs |= {
             "hidden_states": hidden_states,
             "sequence_output": hidden,

@@ -142,6 +142,24 @@ def test_logs_are_quiet_unless_they_are_asked_for(monkeypatch, loggers, before, 
     assert len(caught) == (before == "0")
 
 
+LOADED = """
+import sys
+from convbert_tf import console
+assert console.call("math", "hypot", 3, 4) == 5
+print(*(name for name in ("tensorflow", "keras", *console.UNASKED) if name in sys.modules))
+import pandas, sklearn.metrics
+print(pandas.Series([3]).sum(), sklearn.metrics.accuracy_score([1], [1]))
+"""
+
+
+@pytest.mark.parametrize(("backend", "loaded"), [("tensorflow", "tensorflow keras"), ("jax", "")])
+def test_tensorflow_is_loaded_without_what_it_loads_unasked(backend, loaded):
+    command = [sys.executable, "-c", LOADED]
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [loaded, "3 1.0"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

@@ -257,9 +257,9 @@ def test_buckets_are_padded_only_to_their_own_length():
     batches = take(finetuning(), 100)
     for batch in batches:
         longest = batch["input_mask"].sum(axis=1).max()
-        assert batch["input_ids"].shape[1] == min(-(-longest // 16) * 16, LENGTH)
+        assert batch["input_ids"].shape[1] == min(-(-longest // 4) * 4, LENGTH)
     lengths = [batch["input_ids"].shape[1] for batch in batches]
-    assert set(lengths) == {16, 32, LENGTH}
+    assert set(lengths) <= set(range(4, LENGTH + 1, 4)) and len(set(lengths)) > 7
     assert np.count_nonzero(np.diff(lengths) < 0) > 10  # the batches are shuffled in turn
     spread = [np.ptp(batch["input_mask"].sum(axis=1)) for batch in batches]
     unsorted = [np.ptp(b["input_mask"].sum(axis=1)) for b in take(finetuning(bucket=False), 100)]
@@ -299,7 +299,7 @@ def test_records_stored_with_padding_are_cut_to_their_bucket():
         for i in range(4)
     ]
     (batch,) = take(finetuning(source=stored, num_epochs=1), 9)
-    assert batch["input_ids"].shape == (4, 16)
+    assert batch["input_ids"].shape == (4, 4)
     assert batch["input_mask"].sum() == 12
 
 
@@ -315,7 +315,7 @@ def test_prediction_gives_every_record_once(bucket):
     lengths = np.concatenate([batch["input_mask"].sum(axis=1) for batch in batches])
     assert (np.diff(lengths) <= 0).all()
     widths = {batch["input_ids"].shape[1] for batch in batches}
-    assert widths == ({16, 32, LENGTH} if bucket else {LENGTH})
+    assert widths == (set(range(4, LENGTH + 1, 4)) if bucket else {LENGTH})
 
 
 def prediction(batch_size, **options):

@@ -1,11 +1,14 @@
 """The encoder: sizes, inputs, padding, precision, compilation, configuration."""
 
+import weakref
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from convbert_tf import ConvBertEncoder, ConvBertPretrainer, ModelConfig
+from convbert_tf.layers import MixedAttention
 from convbert_tf.model import DiscriminatorHead, Embeddings, MaskedLmHead
 
 
@@ -183,3 +186,20 @@ def test_heads_against_numpy():
     middle = np.maximum(hidden @ head.dense.kernel.numpy(), 0)
     expected = (middle @ head.logit.kernel.numpy())[..., 0]
     np.testing.assert_allclose(head(hidden), expected, atol=1e-5)
+
+
+def test_attention_scores_are_kept_only_where_they_are_asked_for(monkeypatch):
+    made, attend = [], MixedAttention._attend
+
+    def watched(*args):
+        outputs, probabilities = attend(*args)
+        made.append(weakref.ref(probabilities))
+        return outputs, probabilities
+
+    monkeypatch.setattr(MixedAttention, "_attend", watched)
+    encoder = ConvBertEncoder(tiny())
+    outputs = encode(encoder, token_ids())
+    assert len(made) == 2 and not any(scores() is not None for scores in made)
+    outputs = encoder({"input_ids": token_ids()}, return_attention_scores=True)
+    assert [scores() is not None for scores in made[2:]] == [True, True]
+    assert [scores.shape for scores in outputs["attention_scores"]] == [(2, 2, 12, 12)] * 2

@@ -149,8 +149,8 @@ def offline_answers(folder, name):
     windows = squad.make_windows(examples, tokenizer, **WINDOWS)
     path = str(folder / f"{name}.tfrecord")
     squad.write_records(path, windows)
-    strategy = tf.distribute.get_strategy()
-    outputs = finetuning.predict(model, records.read(path), records.SQUAD, 4, 32, strategy)
+    predict = finetuning.Predictor(model, tf.distribute.get_strategy())
+    outputs = predict(records.read(path), records.SQUAD, 4, 32)
     return windows, squad_decoding.decode(windows, outputs, version2=name == "answerable")
 
 
@@ -204,11 +204,8 @@ def offline_logits(folder, preset, task, examples, max_seq_length):
     path = str(folder / f"{task.name}.tfrecord")
     glue.write_records(path, task, examples, tokenizer, max_seq_length)
     model = presets.load(str(folder / preset))
-    strategy = tf.distribute.get_strategy()
-    outputs = finetuning.predict(
-        model, records.read(path), task.schema, 2, max_seq_length, strategy
-    )
-    return outputs["logits"]
+    predict = finetuning.Predictor(model, tf.distribute.get_strategy())
+    return predict(records.read(path), task.schema, 2, max_seq_length)["logits"]
 
 
 @pytest.mark.slow

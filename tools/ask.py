@@ -21,6 +21,7 @@ CONTEXT = flags.DEFINE_string("context", None, "Text that answers the question."
 
 
 def main(_):
+    console.load_tensorflow()
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (its ops are in the graph)
 

@@ -65,6 +65,7 @@ def main(_):
         raise console.UserError("--beam_option is for --runner, which is not set.")
 
     # TensorFlow comes with these: not for --help and bad flags.
+    console.load_tensorflow()
     from convbert_tf import corpus, corpus_beam
 
     run = corpus_beam.run_on(FLAGS.runner, FLAGS.beam_option) if FLAGS.runner else None

@@ -49,6 +49,7 @@ OPTIMIZER = flags.DEFINE_bool(
 
 
 def main(_):
+    console.load_tensorflow()
     from convbert_tf import conversion
 
     rows = conversion.convert(

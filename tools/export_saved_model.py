@@ -19,6 +19,7 @@ NULL_THRESHOLD = flags.DEFINE_float(
 
 
 def main(_):
+    console.load_tensorflow()
     from convbert_tf import serving
 
     options = {} if NULL_THRESHOLD.value is None else {"null_threshold": NULL_THRESHOLD.value}

@@ -21,6 +21,7 @@ flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1
 
 
 def main(_):
+    console.load_tensorflow()
     from convbert_tf import text_files, tokenization  # TensorFlow: not for --help and bad flags
 
     texts = text_files.sample_texts(
