@@ -14,6 +14,7 @@ from convbert_tf.console import UserError
 from convbert_tf.files import write_bytes
 
 CONFIG_FILE = "config.json"  # in a run's model_dir
+METRICS_FILE = "metrics.jsonl"
 
 
 def _require(condition, message):

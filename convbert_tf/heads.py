@@ -8,7 +8,8 @@ from keras import ops
 
 from convbert_tf import presets
 from convbert_tf.console import say
-from convbert_tf.layers import Dense, activation, gelu
+from convbert_tf.gradients import custom_gradient
+from convbert_tf.linear import Dense, activation, gelu
 from convbert_tf.model import ConvBertEncoder
 
 # What the original subtracts from the logits of positions that cannot be an answer.
@@ -345,14 +346,13 @@ def cross_entropy(logits, labels):
     num_classes = ops.shape(logits)[-1]  # of tokens: not known while tracing
     labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
 
-    @ops.custom_gradient
+    @custom_gradient
     def losses(logits):
         shifted = logits - ops.max(logits, axis=-1, keepdims=True)  # [n, C]
         weights = ops.exp(shifted)
         total = ops.sum(weights, axis=-1, keepdims=True)
 
-        def gradient(*args, upstream=None):
-            (dy,) = args if upstream is None else (upstream,)
+        def gradient(dy):
             softmax = weights * (dy / total)
             at_labels = ops.take_along_axis(softmax, labels, axis=-1) - dy
             rows = ops.arange(ops.shape(softmax)[0], dtype="int32")[:, None]

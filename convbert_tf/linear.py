@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from convbert_tf.gradients import custom_gradient
+
 
 def truncated_normal(stddev):
     return keras.initializers.TruncatedNormal(stddev=stddev)
@@ -23,15 +25,13 @@ def gelu(x):
     if keras.backend.standardize_dtype(x.dtype) != "float32":
         return ops.gelu(x, approximate=False)
 
-    @ops.custom_gradient
+    @custom_gradient
     def function(x):
-        scaled = x * math.sqrt(0.5)
-        twice_cdf = 1 + ops.erf(scaled)
-        density = ops.exp(-0.5 * math.log(2 * math.pi) - ops.square(scaled))
+        twice_cdf = 1 + ops.erf(x * math.sqrt(0.5))
+        density = ops.exp(-0.5 * ops.square(x) - 0.5 * math.log(2 * math.pi))
         slope = 0.5 * twice_cdf + x * density
 
-        def gradient(*args, upstream=None):
-            (dy,) = args if upstream is None else (upstream,)
+        def gradient(dy):
             return dy * slope
 
         return 0.5 * x * twice_cdf, gradient

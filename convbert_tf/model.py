@@ -9,12 +9,9 @@ from keras import ops
 from convbert_tf import presets
 from convbert_tf.config import ModelConfig
 from convbert_tf.convolution import cut
-from convbert_tf.layers import ConvBertBlock, Dense, activation
+from convbert_tf.layers import ConvBertBlock
+from convbert_tf.linear import Dense, activation, truncated_normal
 from convbert_tf.normalization import LayerNormalization
-
-
-def _truncated_normal(config):
-    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -50,7 +47,7 @@ class Embeddings(keras.layers.Layer):
     def _table(self, rows, name):
         return self.add_weight(
             shape=(rows, self.config.embedding_size),
-            initializer=_truncated_normal(self.config),
+            initializer=truncated_normal(self.config.initializer_range),
             name=name,
         )
 
@@ -194,7 +191,7 @@ class MaskedLmHead(keras.layers.Layer):
         self.dense = Dense(
             self.config.embedding_size,
             activation=activation(self.config.hidden_act),
-            kernel_initializer=_truncated_normal(self.config),
+            kernel_initializer=truncated_normal(self.config.initializer_range),
             dtype=self.dtype_policy,
             name="dense",
         )
@@ -231,7 +228,7 @@ class DiscriminatorHead(keras.layers.Layer):
         self.dense = Dense(
             self.config.hidden_size,
             activation=activation(self.config.hidden_act),
-            kernel_initializer=_truncated_normal(self.config),
+            kernel_initializer=truncated_normal(self.config.initializer_range),
             dtype=self.dtype_policy,
             name="dense",
         )

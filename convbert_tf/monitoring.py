@@ -18,14 +18,12 @@ import tensorflow as tf
 from convbert_tf import config as configs
 from convbert_tf.files import write_bytes
 
-METRICS_FILE = "metrics.jsonl"
-
 
 class MetricsLog:
     """Appends to model_dir/metrics.jsonl; keeps of what is there the lines up to step `start`."""
 
     def __init__(self, model_dir, start):
-        self.path = os.path.join(model_dir, METRICS_FILE)
+        self.path = os.path.join(model_dir, configs.METRICS_FILE)
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= start]
         write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode("utf-8"))
 

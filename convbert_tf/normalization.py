@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from convbert_tf.gradients import custom_gradient
+
 EPSILON = 1e-12
 # What TensorFlow (2.20) adds to the variance where it fuses the operations, whatever they add. The
 # result is that of any epsilon for an input made larger by the root of the ratio.
@@ -48,14 +50,13 @@ def layer_norm(x, gamma, beta, epsilon=EPSILON):
 
     size, axis = x.shape[-1], len(x.shape) - 1  # known, where a gradient's may not be
 
-    @ops.custom_gradient
+    @custom_gradient
     def normalize(x, gamma, beta):
         mean = ops.mean(x, axis=axis, keepdims=True)
         variance = ops.mean(ops.square(x - mean), axis=axis, keepdims=True)
         scale = ops.rsqrt(variance + epsilon)
 
-        def gradient(*args, upstream=None):
-            (dy,) = args if upstream is None else (upstream,)
+        def gradient(dy):
             normed = (x - mean) * scale
             dy_normed = dy * normed
             d_normed = dy * gamma

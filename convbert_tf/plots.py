@@ -3,6 +3,7 @@
 import json
 import os
 
+from convbert_tf.config import METRICS_FILE
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
@@ -15,7 +16,7 @@ def read_metrics(model_dir):
     Raises:
         UserError: the file is not there, or a line of it is no JSON.
     """
-    path = os.path.join(model_dir, "metrics.jsonl")
+    path = os.path.join(model_dir, METRICS_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             return [json.loads(line) for line in file if line.endswith("\n")]
