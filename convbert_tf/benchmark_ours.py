@@ -218,7 +218,7 @@ def _unfolded_convolution(layer, inputs, query, values, mask=None):
     kernels = layer._kernels(layer._span_key(inputs) * query)  # [B, N, T, K]
     length, size = ops.shape(values)[2], kernels.shape[-1]
     padded = ops.pad(values, [[0, 0], [0, 0], [(size - 1) // 2] * 2, [0, 0]])
-    copies = ops.stack([cut(padded, 2, i, length) for i in range(size)], axis=-1)
+    copies = ops.stack([cut(padded, (2, i, length)) for i in range(size)], axis=-1)
     return ops.squeeze(ops.matmul(copies, kernels[..., None]), axis=-1)
 
 

@@ -25,6 +25,7 @@ from convbert_tf.linear import (
     fields,
     flatten,
     gelu,
+    leading,
     restore,
     truncated_normal,
 )
@@ -178,13 +179,13 @@ def _spec(layer, hidden_states, num_heads, return_attention_scores):
 
 def split_heads(x, num_heads, size):
     """[B, T, N*D] -> [B, N, T, D]."""
-    return ops.transpose(ops.reshape(x, (*ops.shape(x)[:2], num_heads, size)), (0, 2, 1, 3))
+    return ops.transpose(ops.reshape(x, (*leading(x, 2), num_heads, size)), (0, 2, 1, 3))
 
 
 def merge_heads(x):
     """[B, N, T, D] -> [B, T, N*D]."""
     x = ops.transpose(x, (0, 2, 1, 3))
-    return ops.reshape(x, (*ops.shape(x)[:2], x.shape[2] * x.shape[3]))
+    return ops.reshape(x, (*leading(x, 2), x.shape[2] * x.shape[3]))
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -273,7 +274,7 @@ class MixedAttention(_TakesMask):
         query, key, value, *conv_values = ops.split(by_head, parts, axis=1)  # [B, N, T, D] each
         outputs, probabilities = self._attend(query, key, value, mask, training)
         if self.convolution is not None:
-            query = cut(projected, 2, 0, self.num_heads * self.size_per_head)
+            query = cut(projected, (2, 0, self.num_heads * self.size_per_head))
             convolved = self.convolution.convolve(
                 hidden_states, query, *conv_values, mask if self.mask_convolution else None
             )

@@ -59,7 +59,18 @@ def restore(flat, like):
     """Gives `flat` [B*T, O] the leading axes of `like` [B, T, H]."""
     if len(like.shape) == 2:
         return flat
-    return ops.reshape(flat, (*ops.shape(like)[:-1], flat.shape[-1]))
+    return ops.reshape(flat, (*leading(like, len(like.shape) - 1), flat.shape[-1]))
+
+
+def leading(x, number):
+    """Sizes of the first `number` axes for a reshape: -1 for the first that is not known."""
+    sizes = list(x.shape[:number])
+    unknown = [axis for axis, size in enumerate(sizes) if size is None]
+    for axis in unknown[1:]:
+        sizes[axis] = ops.shape(x)[axis]
+    for axis in unknown[:1]:
+        sizes[axis] = -1
+    return sizes
 
 
 @keras.saving.register_keras_serializable("convbert_tf")

@@ -63,7 +63,7 @@ class Embeddings(keras.layers.Layer):
         types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=words.dtype)
         types = ops.matmul(types, self.token_type_embeddings)
         table = ops.convert_to_tensor(self.position_embeddings)
-        positions = cut(table, 0, 0, ops.shape(input_ids)[1])
+        positions = cut(table, (0, 0, ops.shape(input_ids)[1]))
         return self.dropout(self.norm(words + types + positions), training=training)
 
     def compute_output_shape(self, input_ids_shape, *_, **__):
@@ -159,7 +159,7 @@ class ConvBertEncoder(keras.Model):
         outputs |= {
             "hidden_states": hidden_states,
             "sequence_output": hidden,
-            "pooled_output": ops.squeeze(cut(hidden, 1, 0, 1), 1),
+            "pooled_output": ops.squeeze(cut(hidden, (1, 0, 1)), 1),
         }
         return outputs | ({"attention_scores": scores} if return_attention_scores else {})
 
