@@ -10,11 +10,10 @@ and pass it wherever a task of `TASKS` could go.
 
 import collections
 import dataclasses
+import functools
 import os
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
 
 from convbert_tf import records
 from convbert_tf.console import Progress, UserError, say
@@ -372,15 +371,19 @@ def _correlation(measure):
     return score
 
 
-_METRICS = {
-    "accuracy": sklearn.metrics.accuracy_score,
-    "f1": lambda labels, predictions: sklearn.metrics.f1_score(
-        labels, predictions, zero_division=0.0
-    ),
-    "mcc": sklearn.metrics.matthews_corrcoef,
-    "pearson": _correlation(scipy.stats.pearsonr),
-    "spearman": _correlation(scipy.stats.spearmanr),
-}
+def _measures():
+    """Name of a metric -> function of labels and predictions."""
+    # Here, since importing them takes a second that only scoring need wait.
+    import scipy.stats
+    import sklearn.metrics
+
+    return {
+        "accuracy": sklearn.metrics.accuracy_score,
+        "f1": functools.partial(sklearn.metrics.f1_score, zero_division=0.0),
+        "mcc": sklearn.metrics.matthews_corrcoef,
+        "pearson": _correlation(scipy.stats.pearsonr),
+        "spearman": _correlation(scipy.stats.spearmanr),
+    }
 
 
 def metrics(task, predictions, labels):
@@ -398,7 +401,8 @@ def metrics(task, predictions, labels):
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
         raise ValueError(f"{predictions.shape} predictions for {labels.shape} labels")
-    return {name: float(_METRICS[name](labels, predictions)) for name in task.metrics}
+    measures = _measures()
+    return {name: float(measures[name](labels, predictions)) for name in task.metrics}
 
 
 def main_metric(task):
