@@ -35,8 +35,8 @@ def quiet_logs():
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
-def load_tensorflow():
-    """Imports TensorFlow, and Keras, which comes with it, but not what they load unasked.
+def load_tensorflow(*others):
+    """Imports TensorFlow, Keras and the packages `others`, but not what they load unasked.
 
     For programs: it halves the time they take to start. Keras then has no wrappers for
     scikit-learn and takes no pandas frames; later imports of these packages work as ever.
@@ -46,8 +46,8 @@ def load_tensorflow():
     hidden = [name for name in UNASKED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None: as if it were not installed
     try:
-        importlib.import_module("tensorflow")
-        importlib.import_module("keras")
+        for name in ("tensorflow", "keras", *others):
+            importlib.import_module(name)
     finally:
         for name in hidden:
             del sys.modules[name]

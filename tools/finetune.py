@@ -22,7 +22,7 @@ flags.mark_flag_as_required("config")
 def main(_):
     experiment = config.from_config_dict(config.FinetuningExperiment, CONFIG.value)
 
-    console.load_tensorflow()
+    console.load_tensorflow("orbit")
     from convbert_tf import finetuning
 
     results = finetuning.run(experiment, ALLOW_CONFIG_CHANGE.value)

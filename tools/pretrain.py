@@ -32,7 +32,7 @@ def main(_):
     if not data.train_dir or not options.model_dir:
         raise console.UserError("set --config.data.train_dir and --config.training.model_dir.")
 
-    console.load_tensorflow()
+    console.load_tensorflow("orbit")
     from convbert_tf import checkpoints, masking, pretraining, strategies, tokenization, training
 
     manifest = _manifest(experiment)
