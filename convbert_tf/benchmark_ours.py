@@ -57,8 +57,9 @@ def forward(work):
     """The encoder's output, without dropout; weights of the precision's type, as constants."""
     _set_up(work, work["precision"])
     encoder, batch = ConvBertEncoder(ModelConfig.from_dict(work["config"])), _batch(work)
-    for i, weight in enumerate(encoder.weights):  # else a graph drops biases of 0 and scales of 1
-        weight.assign(weight + 0.02 * keras.random.normal(weight.shape, seed=i))
+    for i, weight in enumerate(encoder.weights):
+        if len(weight.shape) == 1:  # else a graph drops biases of 0 and scales of 1
+            weight.assign(weight + 0.02 * keras.random.normal(weight.shape, seed=i))
     compute = encoder
     if ON_TENSORFLOW:
         from convbert_tf.inference import freeze
