@@ -41,14 +41,13 @@ def convolve_heads(kernels, values, chunk=CHUNK):
     kernels = _pad_tokens(kernels, 0, num_chunks * chunk, chunk)
     values = _pad_tokens(values, (kernel_size - 1) // 2, (num_chunks + 1) * chunk, chunk)
 
-    rows = batch * num_heads
-    kernels = ops.reshape(kernels, (rows, num_chunks, chunk, kernel_size))  # [B*N, T/C, C, K]
-    values = ops.reshape(values, (rows, num_chunks + 1, chunk, size))
+    kernels = ops.reshape(kernels, (-1, num_chunks, chunk, kernel_size))  # [B*N, T/C, C, K]
+    values = ops.reshape(values, (-1, num_chunks + 1, chunk, size))
     # [B*N, T/C + 1, C, D], shifted by half a kernel
     own = cut(values, (1, 0, num_chunks))
     following = cut(values, (1, 1, num_chunks), (2, 0, kernel_size - 1))
     windows = ops.concatenate([own, following], axis=2)  # [B*N, T/C, C+K-1, D]
-    outputs = ops.matmul(_band(kernels, rows, num_chunks), windows)
+    outputs = ops.matmul(_band(kernels, num_chunks), windows)
     outputs = ops.reshape(outputs, (batch, num_heads, num_chunks * chunk, size))
     return _first_tokens(outputs, num_tokens)
 
@@ -80,13 +79,13 @@ def _pad_tokens(x, before, total, chunk):
     return _first_tokens(x, total)
 
 
-def _band(kernels, rows, num_chunks):
+def _band(kernels, num_chunks):
     """Lays [.., T/C, C, K] out as matrices [.., T/C, C, C+K-1] with row t starting at column t.
 
     Rows padded to C+K and read again as rows of C+K-1 move one column to the right a row.
     """
     chunk, kernel_size = kernels.shape[2:]
     padded = ops.pad(kernels, [[0, 0], [0, 0], [0, 0], [0, chunk]])
-    flat = ops.reshape(padded, (rows, num_chunks, chunk * (chunk + kernel_size)))
+    flat = ops.reshape(padded, (-1, num_chunks, chunk * (chunk + kernel_size)))
     width = chunk + kernel_size - 1
-    return ops.reshape(cut(flat, (2, 0, chunk * width)), (rows, num_chunks, chunk, width))
+    return ops.reshape(cut(flat, (2, 0, chunk * width)), (-1, num_chunks, chunk, width))

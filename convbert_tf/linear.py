@@ -66,10 +66,8 @@ def leading(x, number):
     """Sizes of the first `number` axes for a reshape: -1 for the first that is not known."""
     sizes = list(x.shape[:number])
     unknown = [axis for axis, size in enumerate(sizes) if size is None]
-    for axis in unknown[1:]:
-        sizes[axis] = ops.shape(x)[axis]
-    for axis in unknown[:1]:
-        sizes[axis] = -1
+    for axis in unknown:
+        sizes[axis] = -1 if axis == unknown[0] else ops.shape(x)[axis]
     return sizes
 
 
