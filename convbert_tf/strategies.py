@@ -21,6 +21,9 @@ def set_up(training):
     keras.config.set_dtype_policy(training.precision)
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
+        # Where memory is short by its count, Grappler adds up three gradients or more in the order
+        # in which they come to be, whatever op determinism says.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = make_strategy(training)
     replicas, parts = strategy.num_replicas_in_sync, training.gradient_accumulation_steps
     if training.batch_size % (replicas * parts):
