@@ -16,6 +16,15 @@ from tests.runs import make_options, make_task, make_trainer
 
 STEPS = 20
 DROPOUT = dataclasses.replace(runs.MODEL, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+REAL_SIZE = config.ModelConfig(
+    vocab_size=8000,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=512,
+    embedding_size=128,
+    linear_groups=2,
+)
 RATES = {"examples_per_second", "tokens_per_second"}
 
 
@@ -149,6 +158,40 @@ def test_dropout_is_a_function_of_seed_and_step(data_dir):
     parts, _ = train(data_dir, 4, model=DROPOUT, gradient_accumulation_steps=2)
     with pytest.raises(AssertionError):  # each part has masks of its own
         runs.assert_close(first, parts, 1e-3)
+
+
+def train_again_and_again(path):
+    """Three steps of 32 x 128, several times from the same state; the weights after each time.
+
+    On this size, TensorFlow's optimisation of graphs for memory sets in.
+    """
+    options = make_options(batch_size=32, learning_rate=1e-3, deterministic=True)
+    strategy = strategies.set_up(options)
+    task = make_task(None, strategy, REAL_SIZE)
+    rng, shape = np.random.default_rng(0), (32, 128)
+    batch = {
+        "input_ids": rng.geometric(0.01, shape).clip(5, REAL_SIZE.vocab_size - 1).astype(np.int32),
+        "segment_ids": np.zeros(shape, np.int32),
+        "input_mask": np.ones(shape, np.float32),
+        "uniforms": rng.uniform(size=(32, 3, 128)).astype(np.float32),
+    }
+    task.train_dataset = lambda *_: tf.data.Dataset.from_tensors(batch).repeat()
+    trainer, runs_of_it = make_trainer(task, options, strategy), []
+    start = trainer.checkpoint.write(f"{path}.start")
+    for _ in range(6):
+        trainer.checkpoint.read(start).assert_consumed()
+        trainer.train(tf.constant(3))
+        runs_of_it.append(np.concatenate([w.ravel() for w in runs.weights(task.model).values()]))
+    np.save(path, runs_of_it)
+
+
+@pytest.mark.slow
+def test_a_step_of_real_size_is_the_same_each_time(tmp_path):
+    runs.in_process("trainer_test", train_again_and_again, tmp_path / "weights.npy")
+    first, *others = np.load(tmp_path / "weights.npy")
+    assert len(others) == 5 and np.isfinite(first).all()
+    for other in others:
+        np.testing.assert_array_equal(first, other)
 
 
 def test_replicas_and_parts_and_steps_have_dropout_seeds_of_their_own(data_dir):
