@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from convbert_tf import config as configs
 from convbert_tf import presets
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
 
 BEST_FILE = "best.json"
 _POSITIONS = "position_embeddings"
@@ -107,7 +107,7 @@ class Manager(tf.train.CheckpointManager):
             kept = f"that of step {_step_of(self.latest_checkpoint)} is whole"
             raise UserError(
                 f"no checkpoint could be written to {self.directory} "
-                f"({_reason(error)}); {kept if self.latest_checkpoint else 'there is no earlier'}: "
+                f"({reason(error)}); {kept if self.latest_checkpoint else 'there is no earlier'}: "
                 "make room there, then give the same command again."
             ) from error
 
@@ -117,7 +117,7 @@ class Manager(tf.train.CheckpointManager):
         except (tf.errors.OpError, IndexError) as error:  # IndexError: a file that is too short
             others = [_step_of(path) for path in self.checkpoints if path != self.latest_checkpoint]
             raise UserError(
-                f"the checkpoint {self.latest_checkpoint} cannot be read ({_reason(error)}); to go "
+                f"the checkpoint {self.latest_checkpoint} cannot be read ({reason(error)}); to go "
                 f"on from an earlier one ({', '.join(map(str, others)) or 'there is none'}), name "
                 f"it in {os.path.join(self.directory, 'checkpoint')}."
             ) from error
@@ -125,10 +125,6 @@ class Manager(tf.train.CheckpointManager):
 
 def _step_of(prefix):
     return int(prefix.rpartition("-")[2]) if prefix else None
-
-
-def _reason(error):
-    return " ".join(str(getattr(error, "message", error)).split())[:200]
 
 
 def _remove_unfinished(directory, found):

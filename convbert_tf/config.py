@@ -273,7 +273,7 @@ class TrainingConfig:
     tpu: str = ""  # TPU name or address for strategy="tpu"
     precision: str = "float32"  # "mixed_bfloat16", "mixed_float16"
     jit_compile: bool = False
-    deterministic: bool = False  # bit-identical runs, at some cost on GPUs
+    deterministic: bool = False  # bit-identical runs; op determinism, no Grappler
     steps_per_loop: int = 100  # steps in the graph between two looks from the host
     eval_interval: int = 0  # steps between evaluations; 0: at the end only
     num_eval_steps: int = 0  # batches of an evaluation; 0: all

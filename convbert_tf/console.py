@@ -6,6 +6,7 @@ This module imports nothing of ours and no TensorFlow, so any module may use it.
 import importlib
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -106,6 +107,12 @@ def _text(error):
     if isinstance(error, KeyError) or isinstance(inner, KeyError):
         return _text(inner) if isinstance(inner, Exception) else str(inner)
     return str(error)
+
+
+def reason(error):
+    """What a library's error says, on one line and without TensorFlow's names of nodes and ops."""
+    message = re.sub(r"\{\{.*?\}\}|\[Op:\w*\]", "", str(getattr(error, "message", error)))
+    return " ".join(message.split())[:300]
 
 
 def say(message):

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf import records, text_files, tfds_text, tokenization
-from convbert_tf.console import Progress, UserError, call
+from convbert_tf.console import Progress, UserError, call, reason
 from convbert_tf.files import write_bytes
 from convbert_tf.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.shards import FORMAT, MANIFEST
@@ -102,7 +102,7 @@ class ShardBuilder:
         try:
             account["records"] = records.write(path, encoded())
         except tf.errors.OpError as error:
-            raise UserError(f"cannot write {path}: {error.message}") from error
+            raise UserError(f"cannot write {path}: {reason(error)}") from error
         account["file_bytes"] = os.path.getsize(path)
         if not account["records"]:
             os.remove(path)

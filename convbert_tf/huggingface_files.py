@@ -13,7 +13,7 @@ import h5py
 import keras  # noqa: F401  teaches numpy bfloat16
 
 from convbert_tf.config import read_json
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, reason, say
 
 # In this order: the first two need no PyTorch.
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
@@ -51,8 +51,7 @@ def _read_file(path, reader):
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there: a shard of the weights is missing.") from error
     except Exception as error:  # each library has its own for a file that is not whole
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged, or no such file: {reason}") from error
+        raise UserError(f"{path} is damaged, or no such file: {reason(error)}") from error
 
 
 def _modern(name):

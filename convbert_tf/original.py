@@ -9,7 +9,7 @@ import os
 import tensorflow as tf
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, reason, say
 from convbert_tf.heads import QuestionAnswerer, TextClassifier, TokenClassifier
 from convbert_tf.model import ConvBertEncoder
 from convbert_tf.pretraining import ConvBertPretrainer
@@ -74,20 +74,17 @@ def _reader(checkpoint_prefix):
     try:
         reader = tf.train.load_checkpoint(checkpoint_prefix)
     except _READ_ERRORS as error:
-        raise UserError(f"{checkpoint_prefix} is damaged: {_one_line(error)}") from error
+        raise UserError(f"{checkpoint_prefix} is damaged: {reason(error)}") from error
 
     def read(name):
         try:
             return reader.get_tensor(name) if reader.has_tensor(name) else None
         except _READ_ERRORS as error:
-            reason = f"{checkpoint_prefix}: {name!r} cannot be read: {_one_line(error)}"
-            raise UserError(reason) from error
+            raise UserError(
+                f"{checkpoint_prefix}: {name!r} cannot be read: {reason(error)}"
+            ) from error
 
     return read
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300]
 
 
 def load_original_optimizer(checkpoint_prefix, model, optimizer, task=None):

@@ -105,9 +105,9 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         rows = self.training.batch_size
         raise UserError(
             f"the loss or its gradient is not finite in step {step + 1} (its batch, examples "
-            f"{step * rows + 1} to {(step + 1) * rows} of the run, is in {path}); the last "
-            "checkpoint is from before. Lower the learning rate, use float32, or leave such steps "
-            "out by --config.training.on_nonfinite=skip."
+            f"{step * rows + 1} to {(step + 1) * rows} of the run, is in {path}); checkpoints are "
+            "of the steps before. Lower the learning rate, use float32, or leave such steps out by "
+            "--config.training.on_nonfinite=skip."
         )
 
     def _summary(self, counts, num_steps, seconds):

@@ -10,7 +10,7 @@ import orbit
 import tensorflow as tf
 
 from convbert_tf import checkpoints, monitoring, optimization, strategies
-from convbert_tf.console import Progress, UserError, say
+from convbert_tf.console import Progress, UserError, reason, say
 from convbert_tf.fused_adamw import FusedAdamW
 from convbert_tf.interruption import Interrupted, Interruption
 from convbert_tf.trainer import Trainer
@@ -64,10 +64,9 @@ def _told(error, task, model_dir):
     told = explain(error) if explain and isinstance(error, tf.errors.OpError) else error
     files = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
     if told is error and isinstance(error, files):
-        reason = " ".join(str(getattr(error, "message", error)).split())[:200]
         return UserError(
-            f"the run ended by an error of the machine ({reason}); the checkpoints in {model_dir} "
-            "are whole, and the same command goes on from the last."
+            f"the run ended by an error of the machine ({reason(error)}); the checkpoints in "
+            f"{model_dir} are whole, and the same command goes on from the last."
         )
     return told
 

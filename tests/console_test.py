@@ -254,3 +254,10 @@ def test_a_total_of_nothing_and_no_time_divide_by_no_zero(clock):
 def test_say_writes_at_once(capsys):
     console.say("half")
     assert capsys.readouterr().out == "half\n"
+
+
+def test_the_reason_is_one_line_without_the_names_of_nodes():
+    error = RuntimeError("not this")
+    error.message = "{{function_node __wrapped__SaveV2_device_/job:a}} run/x;\nNo space [Op:SaveV2]"
+    assert console.reason(error) == "run/x; No space"
+    assert console.reason(OSError(28, "No space")) == "[Errno 28] No space"
