@@ -64,7 +64,8 @@ stage "TFRecords of held-out documents" "$records/heldout/manifest.json" \
   "--vocab_file=$out/vocab.txt" "--output_dir=$records/heldout" --num_workers=1
 stage "Pre-training a tiny ConvBERT (replaced token detection)" "$pretrained/preset/config.json" \
   tools/pretrain.py --config=configs/pretrain_tiny.py "--config.data.train_dir=$records/train" \
-  "--config.data.eval_dir=$records/heldout" "--config.training.model_dir=$pretrained"
+  "--config.data.eval_dir=$records/heldout" "--config.training.model_dir=$pretrained" \
+  --config.training.deterministic=True
 
 # finetune TITLE CONFIG DATA RUN [FLAG]...
 finetune() {
@@ -72,7 +73,7 @@ finetune() {
   shift 4
   stage "$title" "$run/preset/config.json" tools/finetune.py "--config=$config" \
     "--config.task.init_from=$pretrained/preset" "--config.task.data_dir=$task_data" \
-    "--config.training.model_dir=$run" "$@"
+    "--config.training.model_dir=$run" --config.training.deterministic=True "$@"
 }
 finetune "Is this sentence intact? Fine-tuning" \
   configs/quickstart.py:cola "$data/acceptability" "$cola"
