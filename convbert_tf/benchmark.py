@@ -13,8 +13,9 @@ import tempfile
 from convbert_tf import flops, text_files
 from convbert_tf.benchmark_tables import compare, plot, table
 from convbert_tf.benchmark_workers import Laboratory, Worker, WorkerError, interleave, spread
-from convbert_tf.config import ModelConfig, PretrainingConfig, write_json
+from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UNASKED, Progress, UserError, say
+from convbert_tf.files import write_json
 
 SECTIONS = ("forward", "step", "pretrain", "epoch", "records", "curve")
 SIZES = {

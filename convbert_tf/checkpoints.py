@@ -14,12 +14,24 @@ import re
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
 
 from convbert_tf import config as configs
 from convbert_tf import presets
 from convbert_tf.console import UserError, reason
+from convbert_tf.files import read_json, write_json
 
 BEST_FILE = "best.json"
+# Of the model's config, what leaves a checkpoint's weights as they are.
+_FREE = (
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "mask_convolution",
+    "pad_token_id",
+)
+_GENERATOR = ("objective", "untied_generator", "uniform_generator")
 _POSITIONS = "position_embeddings"
 
 
@@ -27,28 +39,23 @@ def save_config(experiment, model_dir, allow_change=False):
     """Saves the experiment in `model_dir`; a run that is there must have had the same.
 
     A run that ended before its first checkpoint, say for a missing file, holds nothing to go on
-    from, so another configuration may take its place.
+    from, so another configuration may take its place. With a checkpoint, the model and the length
+    that it has reached stay what they are in any case.
 
     Returns:
         Whether the same configuration was there, so that files made by it are still good.
 
     Raises:
-        UserError: a run with another configuration is there and `allow_change` is not set; or
-            `model_dir` cannot be written.
+        UserError: a run with another configuration is there, and `allow_change` is not set or the
+            change is an impossible one; or `model_dir` cannot be written.
     """
     path = os.path.join(model_dir, configs.CONFIG_FILE)
     changed = ["no config"]
     if os.path.exists(path):
-        saved = configs.from_config_dict(
-            type(experiment), configs.read_json(path, "a run's config")
-        )
+        saved = configs.from_config_dict(type(experiment), read_json(path, "a run's config"))
         changed = configs.differences(saved, experiment)
-        has_checkpoint = os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint"))
-        if changed and has_checkpoint and not allow_change:
-            raise UserError(
-                f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose "
-                "another model_dir, or resume with the change by --allow_config_change."
-            )
+        if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
+            _check_change(changed, model_dir, experiment, allow_change)
     try:
         configs.save(experiment, path)
     except OSError as error:
@@ -56,9 +63,43 @@ def save_config(experiment, model_dir, allow_change=False):
     return not changed
 
 
+def _check_change(changed, model_dir, experiment, allow_change):
+    if changed and not allow_change:
+        raise UserError(
+            f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose another "
+            "model_dir, or resume with the change by --allow_config_change."
+        )
+    for change in changed:
+        section, key = change.partition(":")[0].split(".")
+        if (section == "model" and key not in _FREE) or (
+            section == "pretraining" and key in _GENERATOR
+        ):
+            raise UserError(
+                f"{model_dir} holds a run of another model ({change}), which cannot go on as this "
+                "one: choose another model_dir, and start from it by training.init_from."
+            )
+    step, end = _step_of(latest(model_dir)), experiment.training.num_train_steps
+    if step and step > end:
+        raise UserError(
+            f"the run in {model_dir} is at step {step:,}, beyond num_train_steps {end:,}: set more."
+        )
+
+
 def latest(model_dir):
     """Prefix of the last checkpoint of the run in `model_dir`, or None."""
-    return tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
+    return _latest_in(os.path.join(model_dir, "checkpoints"))
+
+
+def _latest_in(directory):
+    try:
+        found = tf.train.latest_checkpoint(directory)
+    except (ValueError, text_format.ParseError):
+        found = None
+    if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
+        raise UserError(
+            f"{directory}/checkpoint names no checkpoint that is there: mend or delete it."
+        )
+    return found
 
 
 def state(model, optimizer, global_step):
@@ -83,11 +124,7 @@ class Manager(tf.train.CheckpointManager):
     """
 
     def __init__(self, checkpoint, directory, global_step, keep, interval, init_fn=None):
-        found = tf.train.latest_checkpoint(directory)
-        if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
-            raise UserError(
-                f"{directory}/checkpoint names no checkpoint that is there: mend or delete it."
-            )
+        found = _latest_in(directory)
         if interval:
             _remove_unfinished(directory, found)
         super().__init__(
@@ -151,7 +188,7 @@ class Best:
         self.manager = Manager(checkpoint, os.path.join(model_dir, "best"), global_step, 1, 1)
         self.value = None
         if os.path.exists(self.path):
-            saved = configs.read_json(self.path, "the best evaluation")
+            saved = read_json(self.path, "the best evaluation")
             self.value = saved["value"] if saved["metric"] == metric else None
 
     def update(self, results, step):
@@ -164,7 +201,7 @@ class Best:
             return
         self.manager.save(checkpoint_number=step, check_interval=False)
         self.value = value
-        configs.write_json(self.path, {"metric": self.metric, "value": value, "step": step})
+        write_json(self.path, {"metric": self.metric, "value": value, "step": step})
 
 
 def check_metric(metric, names):
@@ -197,11 +234,19 @@ def initialize(model, optimizer, source, with_optimizer=False):
     prefix = latest(source)
     if prefix is None and with_optimizer:
         raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
-    values = _preset_values(source) if prefix is None else _CheckpointValues(prefix)
-    read = [(v, values.get(("model", v.path)), v.path) for v in model.weights]
+    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
+        raise UserError(f"{source} is a run that has no checkpoint yet.")
+    wanted = [("model", v) for v in model.weights]
     if with_optimizer:
         moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
-        read += [(v, values.get(("optimizer", v.path)), v.path) for v in moments]
+        wanted += [("optimizer", v) for v in moments]
+    try:
+        values = _preset_values(source) if prefix is None else _CheckpointValues(prefix)
+        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
+        ) from error
     fitted = [(variable, _fitted(value, variable, source)) for variable, value, _ in read]
     for variable, value in fitted:
         variable.assign(value)

@@ -8,10 +8,10 @@ and impossible values are refused here, before anything is built.
 
 import dataclasses
 import difflib
-import json
+import math
 
 from convbert_tf.console import UserError
-from convbert_tf.files import write_bytes
+from convbert_tf.files import write_json
 
 CONFIG_FILE = "config.json"  # in a run's model_dir
 METRICS_FILE = "metrics.jsonl"
@@ -108,6 +108,10 @@ class ModelConfig:
             self.conv_type in ("sdconv", "noconv"),
             f"conv_type must be 'sdconv' or 'noconv', got {self.conv_type!r}.",
         )
+        _require(
+            0 < self.initializer_range < math.inf,
+            f"initializer_range must be positive, got {self.initializer_range}.",
+        )
         _require(self.head_ratio >= 1, f"head_ratio must be at least 1, got {self.head_ratio}.")
         for name in ("generator_hidden_size", "generator_layers"):
             value = getattr(self, name)
@@ -176,7 +180,10 @@ class PretrainingConfig:
             f"objective must be 'electra' or 'mlm', got {self.objective!r}.",
         )
         _require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), got {self.mask_prob}.")
-        _require(self.temperature > 0, f"temperature must be positive, got {self.temperature}.")
+        _require(
+            0 < self.temperature < math.inf,
+            f"temperature must be positive, got {self.temperature}.",
+        )
         _require_not_negative(self, "gen_weight disc_weight")
         _require(
             not (self.whole_word_masking and self.masking_with_replacement),
@@ -192,9 +199,14 @@ class PretrainingConfig:
             "uniform_generator has no generator that untied_generator=False could tie.",
         )
 
+    @property
+    def has_own_generator(self):
+        """Whether the generator is a second, smaller encoder."""
+        return self.objective == "electra" and self.untied_generator and not self.uniform_generator
+
     def max_predictions_per_seq(self, max_seq_length):
         """M: the slots for masked positions in an input of `max_seq_length` tokens."""
-        return max(1, int((self.mask_prob + 0.005) * max_seq_length))
+        return min(max_seq_length, max(1, int((self.mask_prob + 0.005) * max_seq_length)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +325,17 @@ class TrainingConfig:
             f"on_nonfinite must be 'stop' or 'skip', got {self.on_nonfinite!r}.",
         )
         _require(self.init_from or not self.init_optimizer, "init_optimizer needs an init_from.")
-        _require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}.")
+        _require(
+            0 < self.learning_rate < math.inf,
+            f"learning_rate must be positive, got {self.learning_rate}.",
+        )
+        _require(self.seed < 2**32, f"seed must be below 2**32, got {self.seed}.")
+        for name in ("model_dir", "init_from"):
+            # TensorFlow takes a checkpoint's path for a pattern, and would delete what it matches.
+            _require(
+                not set(getattr(self, name)) & set("*?[]\\"),
+                f"{name} {getattr(self, name)!r} has one of the characters *?[]\\: rename it.",
+            )
         _require_not_negative(
             self,
             "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
@@ -347,6 +369,17 @@ class PretrainingExperiment:
 
     def __post_init__(self):
         check_length(self.data.max_seq_length, self.model)
+        _require(
+            not self.training.layerwise_lr_decay, "layerwise_lr_decay is for fine-tuning: set it 0."
+        )
+        if self.pretraining.has_own_generator:
+            try:
+                self.model.generator()
+            except UserError as error:
+                raise UserError(
+                    "generator_hidden_size or generator_layers makes an impossible generator: "
+                    f"its {error}"
+                ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,23 +443,6 @@ def _from_dict(cls, values, section):
 def save(experiment, path):
     """Writes `experiment` to `path` as JSON, whole or not at all."""
     write_json(path, dataclasses.asdict(experiment))
-
-
-def write_json(path, value):
-    """Writes `value` to `path` as JSON, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode("utf-8"))
-
-
-def read_json(path, what):
-    """The JSON of the file at `path`; `what` names it in the error when it is not to be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not there: {what} is expected.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error
 
 
 def differences(saved, current):

@@ -77,6 +77,9 @@ def run(main):
     def parse(argv):
         from absl import flags
 
+        # Shells leave the ~ of --flag=~/folder as it is.
+        home = os.path.expanduser("~")
+        argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
         try:
             return flags.FLAGS(argv)
         except (flags.Error, UserError) as error:

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf import checkpoints, huggingface, huggingface_files, optimization, presets
-from convbert_tf.config import ModelConfig, read_json, write_json
+from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError, say
+from convbert_tf.files import read_json, write_json
 from convbert_tf.original import (  # noqa: F401  public here
     build,
     load_original,

@@ -202,6 +202,10 @@ def build(
     if max_seq_length < 8:
         raise UserError(f"max_seq_length is {max_seq_length}: a pair of segments needs 8 or more.")
     files = text_files.find_files(inputs) if inputs or not tfds else []
+    own = os.path.join(os.path.realpath(output_dir), "")
+    inside = [file for file in files if os.path.realpath(file).startswith(own)]
+    if inside:
+        raise UserError(f"{inside[0]}, of the input, lies in output_dir: name another folder.")
     num_workers = _useful_workers(files, tfds) if num_workers is None else num_workers
     if num_workers < 1 or chunk_bytes < 1:
         raise UserError(f"num_workers={num_workers}, chunk_bytes={chunk_bytes}: 1 is the least.")

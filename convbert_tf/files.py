@@ -1,8 +1,12 @@
 """Files that are there whole or not at all; no TensorFlow."""
 
 import contextlib
+import fcntl
+import json
 import os
 import secrets
+
+from convbert_tf.console import UserError
 
 
 @contextlib.contextmanager
@@ -26,7 +30,41 @@ def atomic_path(path):
             os.remove(partial)
 
 
+@contextlib.contextmanager
+def only_one(folder):
+    """Within it, no other process is: a second one is refused. Does nothing for no folder ("")."""
+    if not folder:
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {folder}: end it first.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def write_bytes(path, content):
     """Writes `content` to `path`, whole or not at all."""
     with atomic_path(path) as partial, open(partial, "wb") as file:
         file.write(content)
+
+
+def write_json(path, value):
+    """Writes `value` to `path` as JSON, whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_json(path, what):
+    """The JSON of the file at `path`; `what` names it in the error when it is not to be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: {what} is expected.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error

@@ -20,8 +20,9 @@ from convbert_tf import (
     strategies,
     training,
 )
-from convbert_tf.config import check_length, write_json
+from convbert_tf.config import check_length
 from convbert_tf.console import UserError, say
+from convbert_tf.files import write_json
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.model import ConvBertEncoder
 from convbert_tf.tokenization import WordPieceTokenizer

@@ -19,8 +19,9 @@ import numpy as np
 from keras import ops
 
 from convbert_tf import presets
-from convbert_tf.config import ModelConfig, PretrainingConfig, read_json, write_json
+from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
+from convbert_tf.files import read_json, write_json
 from convbert_tf.heads import QuestionAnswerer, TextClassifier, TokenClassifier
 from convbert_tf.huggingface_files import WEIGHT_FILES, read_weights
 from convbert_tf.model import ConvBertEncoder

@@ -12,8 +12,8 @@ import tempfile
 import h5py
 import keras  # noqa: F401  teaches numpy bfloat16
 
-from convbert_tf.config import read_json
 from convbert_tf.console import UserError, reason, say
+from convbert_tf.files import read_json
 
 # In this order: the first two need no PyTorch.
 WEIGHT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from convbert_tf.console import UserError
 from convbert_tf.gradients import custom_gradient
 
 
@@ -200,4 +201,7 @@ class FeedForward(keras.layers.Layer):
 
 def activation(hidden_act):
     """The function of the name; "gelu" is the exact form, all others are Keras's."""
-    return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
+    try:
+        return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
+    except ValueError as error:
+        raise UserError(f"hidden_act {hidden_act!r} is none of Keras's activations.") from error

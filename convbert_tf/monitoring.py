@@ -2,7 +2,7 @@
 
 metrics.jsonl holds a JSON object a line: `step`, `kind` ("train" or "eval"), `time` (seconds since
 1970) and the metrics. A run that is taken up again drops the lines after the checkpoint it goes on
-from, so that each step stands there once.
+from, and an evaluation there, which is made again; so each step stands there once.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ import time
 import tensorflow as tf
 
 from convbert_tf import config as configs
-from convbert_tf.files import write_bytes
+from convbert_tf.files import read_json, write_bytes
 
 
 class MetricsLog:
-    """Appends to model_dir/metrics.jsonl; keeps of what is there the lines up to step `start`."""
+    """Appends to model_dir/metrics.jsonl; keeps the lines of what led to step `start`."""
 
     def __init__(self, model_dir, start):
         self.path = os.path.join(model_dir, configs.METRICS_FILE)
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= start]
+        kept = [line for line in _whole_lines(self.path) if _leads_to(start, **json.loads(line))]
         write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode("utf-8"))
 
     def write(self, kind, step, metrics):
@@ -34,6 +34,10 @@ class MetricsLog:
         line = json.dumps({"step": step, "kind": kind, "time": round(time.time(), 3)} | values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _leads_to(start, step, kind, **_):
+    return step < start or (step == start and kind == "train")
 
 
 def _whole_lines(path):
@@ -54,7 +58,7 @@ def write_config(model_dir, folder):
         return
     from tensorboard.plugins.hparams import api
 
-    sections = configs.read_json(path, "a run's config")
+    sections = read_json(path, "a run's config")
     flat = {f"{name}.{key}": v for name, values in sections.items() for key, v in values.items()}
     with tf.summary.create_file_writer(folder).as_default(step=0):
         tf.summary.text("config", "\n".join(f"    {key} = {v!r}" for key, v in flat.items()))

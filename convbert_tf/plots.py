@@ -41,7 +41,14 @@ def plot_run(model_dirs, path, metrics=METRICS):
         from matplotlib import figure
     except ImportError:
         raise UserError("matplotlib is missing: pip install -e '.[plot]'") from None
-    runs = {os.path.basename(os.path.normpath(d)): read_metrics(d) for d in model_dirs}
+    kind = os.path.splitext(path)[1]
+    if kind not in (".svg", ".png"):
+        raise UserError(f"{path} must end in .svg or .png.")
+    if not metrics:
+        raise UserError(f"no metric is named; there are, for example, {', '.join(METRICS)}.")
+    if len({_name(d) for d in model_dirs}) < len(model_dirs):
+        raise UserError("two of the runs have folders of the same name, by which they are told.")
+    runs = {_name(d): read_metrics(d) for d in model_dirs}
     drawing = figure.Figure(figsize=(4 * len(metrics), 3.2), layout="constrained")
     panels = drawing.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
@@ -53,7 +60,11 @@ def plot_run(model_dirs, path, metrics=METRICS):
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize="small")
     with atomic_path(path) as partial:
-        drawing.savefig(partial, format=os.path.splitext(path)[1][1:] or "svg")
+        drawing.savefig(partial, format=kind[1:])
+
+
+def _name(model_dir):
+    return os.path.basename(os.path.normpath(model_dir))
 
 
 def _draw(panel, lines, metric, color, prefix):

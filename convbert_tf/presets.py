@@ -21,8 +21,8 @@ import textwrap
 import h5py
 
 from convbert_tf import huggingface_files
-from convbert_tf.config import read_json, write_json
 from convbert_tf.console import UserError
+from convbert_tf.files import read_json, write_json
 
 FORMAT = 1
 # Class of a preset -> its module, imported when it is asked for, as huggingface is: those modules

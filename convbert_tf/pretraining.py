@@ -5,6 +5,7 @@ layers.py.
 """
 
 import dataclasses
+import math
 
 import keras
 from keras import ops
@@ -254,15 +255,19 @@ def metrics(sums):
     def ratio(numerator, denominator):
         return float(sums[numerator] / max(sums[denominator], 1e-6))
 
+    def loss(name):
+        """Of steps that were all left out there is none."""
+        return ratio(f"{name}_loss_sum", f"{name}_weight") if sums[f"{name}_weight"] else math.nan
+
     results = {}
     if "mlm_loss_sum" in sums:
-        results["masked_lm_loss"] = ratio("mlm_loss_sum", "mlm_weight")
+        results["masked_lm_loss"] = loss("mlm")
         results["masked_lm_accuracy"] = ratio("mlm_correct", "mlm_weight")
     if "disc_weight" not in sums:
         return results
     return results | {
         "sampled_masked_lm_accuracy": ratio("sampled_correct", "mlm_weight"),
-        "disc_loss": ratio("disc_loss_sum", "disc_weight"),
+        "disc_loss": loss("disc"),
         "disc_accuracy": ratio("disc_correct", "disc_weight"),
         "disc_precision": ratio("disc_hits", "disc_guessed"),
         "disc_recall": ratio("disc_hits", "disc_replaced"),

@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, reason, say
 
 
 def set_up(training):
@@ -47,7 +47,13 @@ def make_strategy(training):
                 "strategy 'multi_worker_mirrored' needs the cluster in the environment variable "
                 "TF_CONFIG; set it on every worker."
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"TF_CONFIG describes no cluster ({reason(error)}); it is JSON with the addresses "
+                "in cluster.worker, and task.type and task.index of this worker."
+            ) from error
     return _tpu_strategy(training.tpu)
 
 
@@ -66,9 +72,9 @@ def _tpu_strategy(address):
     try:
         return distribute_utils.get_distribution_strategy("tpu", tpu_address=address)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"no TPU at tpu={address!r} ({reason}): give its name or address, 'local' on a TPU VM."
+            f"no TPU at tpu={address!r} ({str(error).splitlines()[0]}): give its name or address, "
+            "'local' on a TPU VM."
         ) from error
 
 

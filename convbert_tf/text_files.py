@@ -13,6 +13,7 @@ from convbert_tf.console import UserError
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _TEXT_SUFFIXES = (".txt", ".jsonl")
+_OTHER_SUFFIXES = (".json", ".bz2", ".zip", ".zst", ".tar", ".parquet", ".tfrecord")
 _MAX_LINE_BYTES = 64_000_000
 
 
@@ -38,14 +39,17 @@ def find_files(inputs):
         found += files
     if not found:
         raise UserError("no input is given: name text files, globs or directories.")
-    return sorted(set(found))
+    for file in found:
+        if file.lower().endswith(_OTHER_SUFFIXES):
+            raise UserError(f"{file} is no text here: it takes .txt and .jsonl, also .gz or .xz.")
+    return sorted({os.path.realpath(file): file for file in sorted(found)}.values())
 
 
 def _kind(path):
     """The suffixes of `path` that are known here: (".txt" | ".jsonl" | "", ".gz" | ".xz" | "")."""
-    stem, packing = os.path.splitext(path)
+    stem, packing = os.path.splitext(path.lower())
     if packing not in _OPENERS:
-        stem, packing = path, ""
+        stem, packing = path.lower(), ""
     suffix = os.path.splitext(stem)[1]
     return (suffix if suffix in _TEXT_SUFFIXES else ""), packing
 
@@ -116,7 +120,7 @@ def _json_documents(path, lines):
             text = json.loads(line)["text"]
             # A lone surrogate, which JSON can hold, is no text.
             text = text.encode("utf-8", "replace").decode("utf-8")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f'{path}:{number} is not a JSON object, in UTF-8, with text in its field "text".'
             ) from error

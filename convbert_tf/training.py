@@ -9,7 +9,7 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from convbert_tf import checkpoints, monitoring, optimization, strategies
+from convbert_tf import checkpoints, files, monitoring, optimization, strategies
 from convbert_tf.console import Progress, UserError, reason, say
 from convbert_tf.fused_adamw import FusedAdamW
 from convbert_tf.interruption import Interrupted, Interruption
@@ -37,6 +37,8 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
     Raises:
         UserError: a loss is not finite, a record is damaged, or model_dir cannot be written.
     """
+    if training.best_metric and evaluator is None and task.eval_dataset is None:
+        raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
     with strategy.scope():
         optimizer = optimization.create(training, num_train_steps, num_hidden_layers, FusedAdamW)
     interruption = Interruption()
@@ -48,7 +50,7 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
             checkpoints.check_metric(training.best_metric, task.metrics(zeros))
     run = _Run(trainer, evaluator, num_train_steps)
     try:
-        with interruption:
+        with interruption, files.only_one(training.model_dir if run.chief else ""):
             return run.to_the_end()
     except Interrupted as error:
         run.save()
@@ -61,9 +63,15 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
 def _told(error, task, model_dir):
     """`error` as a UserError, where it is known what it comes from; else `error` itself."""
     explain = getattr(task, "explain", None)
-    told = explain(error) if explain and isinstance(error, tf.errors.OpError) else error
-    files = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
-    if told is error and isinstance(error, files):
+    machine = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+    data = isinstance(error, tf.errors.OpError) and not isinstance(error, machine)
+    told = explain(error) if explain and data else error
+    if "OOM when allocating" in str(error):
+        return UserError(
+            "there is not enough memory for a step: take a smaller batch_size, or "
+            "gradient_accumulation_steps, which computes it in parts."
+        )
+    if told is error and isinstance(error, machine):
         return UserError(
             f"the run ended by an error of the machine ({reason(error)}); the checkpoints in "
             f"{model_dir} are whole, and the same command goes on from the last."
@@ -115,6 +123,8 @@ class _Run:
         with monitoring.quiet_orbit() as self.terminal:
             controller = self._controller()
             start, end = self.step, self.num_train_steps
+            if start > end:
+                raise UserError(f"the run is at step {start:,}, beyond its end at {end:,}.")
             self._watch(controller, start)
             for stop in _stops(start, end, self.training.eval_interval if self.evaluator else 0):
                 controller.train(stop, checkpoint_at_completion=stop == end)
@@ -173,6 +183,10 @@ class _Run:
 
 
 def _stops(start, end, interval):
-    """Steps to evaluate at: every `interval` (if any) after `start`, and `end`."""
-    between = range((start // interval + 1) * interval, end, interval) if interval else []
+    """Steps to evaluate at: every `interval` (if any) after 0 and from `start` on, and `end`.
+
+    At `start` too: the run may have been killed between its checkpoint and the evaluation there.
+    """
+    first = max(-(-start // interval), 1) * interval if interval else end
+    between = range(first, end, interval) if interval else []
     return [*between, end]

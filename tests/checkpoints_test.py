@@ -22,10 +22,21 @@ def test_save_config_refuses_another_config_of_a_run(tmp_path):
     assert not checkpoints.save_config(first, str(tmp_path))
     assert checkpoints.save_config(first, str(tmp_path))
     saved = (tmp_path / "config.json").read_text()
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "checkpoint").write_text("")
+    checkpoint = tf.train.Checkpoint(step=tf.Variable(6))
+    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path / "checkpoints"), 1)
+    manager.save(checkpoint_number=6)
     with pytest.raises(UserError, match=r"training\.learning_rate: 0\.01 -> 0\.5.*allow_config"):
         checkpoints.save_config(other, str(tmp_path))
+    assert (tmp_path / "config.json").read_text() == saved
+    for section, change, message in (
+        ("model", {"num_hidden_layers": 1}, r"run of another model \(model.num_hidden_layers: 12"),
+        ("pretraining", {"objective": "mlm"}, "start from it by training.init_from"),
+        ("training", {"num_train_steps": 5}, "is at step 6, beyond num_train_steps 5: set more"),
+    ):
+        changed = dataclasses.replace(getattr(first, section), **change)
+        changed = dataclasses.replace(first, **{section: changed})
+        with pytest.raises(UserError, match=message):
+            checkpoints.save_config(changed, str(tmp_path), allow_change=True)
     assert (tmp_path / "config.json").read_text() == saved
     checkpoints.save_config(other, str(tmp_path), allow_change=True)
     assert '"learning_rate": 0.5' in (tmp_path / "config.json").read_text()
@@ -102,8 +113,11 @@ def test_errors_of_reading_and_writing_are_told(tmp_path, state, monkeypatch):
         again.restore_or_initialize()
     for path in tmp_path.glob("ckpt*"):
         path.unlink()
-    with pytest.raises(UserError, match="checkpoint names no checkpoint that is there"):
-        checkpoints.Manager(state[0], str(tmp_path), state[2], keep=3, interval=1)
+    for text in (None, "", "model_checkpoint_p"):
+        if text is not None:
+            (tmp_path / "checkpoint").write_text(text)
+        with pytest.raises(UserError, match="checkpoint names no checkpoint that is there"):
+            checkpoints.Manager(state[0], str(tmp_path), state[2], keep=3, interval=1)
 
 
 def best_steps(folder, state, metric, evaluations):
@@ -221,3 +235,13 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
         checkpoints.initialize(model, built(model), str(tmp_path / "preset"), True)
     with pytest.raises(UserError, match="nowhere.* is not there"):
         checkpoints.initialize(model, built(model), str(tmp_path / "nowhere"))
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="begun is a run that has no checkpoint yet"):
+        checkpoints.initialize(model, built(model), str(tmp_path / "begun"))
+    prefix = tf.train.Checkpoint(step=tf.Variable(1)).write(str(tmp_path / "begun" / "ckpt-1"))
+    (tmp_path / "begun" / "checkpoints" / "checkpoint").write_text(
+        f'model_checkpoint_path: "{prefix}"'
+    )
+    (tmp_path / "begun" / "ckpt-1.index").write_bytes(b"short")
+    with pytest.raises(UserError, match="ckpt-1, to start from, cannot be read"):
+        checkpoints.initialize(model, built(model), str(tmp_path / "begun"))

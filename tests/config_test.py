@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from convbert_tf import config, pretraining
+from convbert_tf import config, files, pretraining
 from convbert_tf.console import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -50,7 +50,26 @@ ModelConfig = config.ModelConfig
         (config.TrainingConfig, {"num_train_steps": 0}, "num_train_steps must be at least 1"),
         (config.TrainingConfig, {"steps_per_loop": -2}, "steps_per_loop must be at least 1"),
         (config.TrainingConfig, {"checkpoint_interval": 0}, "checkpoint_interval must be at"),
-        (config.TrainingConfig, {"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0."),
+        (config.TrainingConfig, {"learning_rate": 0.0}, "learning_rate must be positive, got 0."),
+        (config.TrainingConfig, {"learning_rate": float("inf")}, "must be positive, got inf."),
+        (config.TrainingConfig, {"seed": 1 << 32}, "seed must be below 2**32, got 4294967296."),
+        (config.TrainingConfig, {"model_dir": "runs/lr[1]"}, "model_dir 'runs/lr[1]' has one of"),
+        (config.TrainingConfig, {"init_from": "runs/*"}, "init_from 'runs/*' has one of the"),
+        (ModelConfig, {"initializer_range": -1.0}, "initializer_range must be positive, got -1."),
+        (
+            config.PretrainingExperiment,
+            {"training": config.TrainingConfig(layerwise_lr_decay=0.8)},
+            "layerwise_lr_decay is for fine-tuning",
+        ),
+        (
+            config.PretrainingExperiment,
+            {
+                "model": ModelConfig(
+                    hidden_size=96, num_attention_heads=12, generator_hidden_size=0.3
+                )
+            },
+            "impossible generator: its hidden_size 29 is not divisible by num_attention_heads 3.",
+        ),
         (config.TrainingConfig, {"on_nonfinite": "go"}, "must be 'stop' or 'skip', got 'go'."),
         (config.TrainingConfig, {"init_optimizer": True}, "init_optimizer needs an init_from."),
         (
@@ -320,17 +339,17 @@ def test_a_saved_experiment_is_read_back_the_same(tmp_path):
     )
     path = tmp_path / "new" / "config.json"
     config.save(experiment, path)
-    values = config.read_json(path, "a config")
+    values = files.read_json(path, "a config")
     assert config.from_config_dict(config.PretrainingExperiment, values) == experiment
     assert [file.name for file in path.parent.iterdir()] == ["config.json"]
 
 
 def test_saving_leaves_the_old_file_whole_where_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    config.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        config.write_json(path, {"a": 2, "b": object()})
-    assert config.read_json(path, "a config") == {"a": 1}
+        files.write_json(path, {"a": 2, "b": object()})
+    assert files.read_json(path, "a config") == {"a": 1}
 
     def disk_is_full(*_):
         raise OSError("no space left")
@@ -338,7 +357,7 @@ def test_saving_leaves_the_old_file_whole_where_it_fails(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", disk_is_full)
     with pytest.raises(OSError, match="no space left"):
         config.save(config.FinetuningExperiment(), path)
-    assert config.read_json(path, "a config") == {"a": 1}
+    assert files.read_json(path, "a config") == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -355,6 +374,6 @@ def test_a_file_that_is_no_json_is_named(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        config.read_json(path, "a config")
+        files.read_json(path, "a config")
     assert str(caught.value).startswith(f"{path} ") and message in str(caught.value)
     assert "\n" not in str(caught.value)

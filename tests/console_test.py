@@ -73,6 +73,13 @@ def test_a_run_without_faults_ends_with_zero_and_says_what_it_says(binary):
     assert (result.returncode, result.stdout, result.stderr) == (0, "batches of 16\n", "")
 
 
+def test_a_tilde_in_a_flag_is_the_home_folder(binary, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "eight.py").write_text(CONFIG)
+    result = binary("--config=~/eight.py")
+    assert (result.returncode, result.stdout) == (0, "batches of 8\n")
+
+
 @pytest.mark.parametrize(
     ("argument", "status", "message"),
     [

@@ -104,10 +104,14 @@ def test_find_files(tmp_path):
         for path in text_files.find_files([str(tmp_path / each) for each in given])
     ]
     assert names("") == ["a.jsonl.gz", "b/c/y.txt.xz", "b/x.txt"]
-    assert names("raw", "b/*.txt", "b/x.txt") == ["b/x.txt", "raw"]
+    assert names("raw", "b/*.txt", "b/x.txt", "b/c/../x.txt") == ["b/x.txt", "raw"]
     for given in ("none.txt", "none*", "b/c/d"):
         with pytest.raises(UserError, match="names no text file"):
             names(given)
+    for other in ("rows.json", "x.txt.BZ2"):
+        (tmp_path / other).touch()
+        with pytest.raises(UserError, match=f"{other} is no text here"):
+            names(other)
 
 
 def test_sample_takes_from_every_file(tmp_path):
@@ -128,6 +132,8 @@ def test_sample_takes_from_every_file(tmp_path):
         ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', r"a.jsonl:2 is not a JSON object"),
         ("a.jsonl", b'{"text": "one"\n', r"a.jsonl:1 is not a JSON object"),
         ("a.jsonl", b'\n\n{"body": "one"}\n', r"a.jsonl:3 is not a JSON object"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", r"a.jsonl:1 is not a JSON object"),
+        ("a.JSONL", b'"one"\n', r"a.JSONL:1 is not a JSON object"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a.jsonl:1 is not a JSON object, in UTF-8"),
         ("a.txt.gz", gzip.compress(TEXT.encode())[:-30], r"a.txt.gz is damaged"),
         ("a.txt.gz", b"plain text", r"a.txt.gz is damaged"),
@@ -400,6 +406,7 @@ def test_deduplicate(folder):
         ({"segment_rule": "bert"}, "segment_rule is 'bert': choose electra or convbert"),
         ({"max_seq_length": 7}, "max_seq_length is 7"),
         ({"num_workers": 0}, "num_workers=0"),
+        ({"output": "."}, "text.txt, of the input, lies in output_dir"),
     ],
 )
 def test_impossible_options(folder, options, message):

@@ -1,8 +1,12 @@
 """A file is replaced whole, or stays as it was."""
 
+import subprocess
+import sys
+
 import pytest
 
-from convbert_tf.files import atomic_path
+from convbert_tf.console import UserError
+from convbert_tf.files import atomic_path, only_one
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -39,4 +43,26 @@ def test_two_writers_do_not_meet(tmp_path):
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
+        pass
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
+    code = (
+        "import sys; from convbert_tf.files import only_one\n"
+        "with only_one(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    first.stdout.readline()
+    with (
+        pytest.raises(UserError, match="another process is at work in"),
+        only_one(tmp_path / "run"),
+    ):
+        pass
+    first.kill()
+    first.communicate()
+    with only_one(tmp_path / "run"), only_one(""):
         pass

@@ -14,7 +14,14 @@ PACKAGE = "convbert_tf"
 # Module -> the modules of ours that it may import; `console` besides, all may.
 MAY_IMPORT = {
     "__init__": set(),
-    "benchmark": {"benchmark_tables", "benchmark_workers", "config", "flops", "text_files"},
+    "benchmark": {
+        "benchmark_tables",
+        "benchmark_workers",
+        "config",
+        "files",
+        "flops",
+        "text_files",
+    },
     "benchmark_ours": {
         "benchmark_workers",
         "config",
@@ -37,11 +44,12 @@ MAY_IMPORT = {
     "benchmark_tables": {"files"},
     "benchmark_workers": set(),
     "config": {"files"},
-    "checkpoints": {"config", "presets"},
+    "checkpoints": {"config", "files", "presets"},
     "console": set(),
     "conversion": {
         "checkpoints",
         "config",
+        "files",
         "huggingface",
         "huggingface_files",
         "optimization",
@@ -69,6 +77,7 @@ MAY_IMPORT = {
     "finetuning": {
         "checkpoints",
         "config",
+        "files",
         "glue",
         "heads",
         "input_pipeline",
@@ -89,6 +98,7 @@ MAY_IMPORT = {
     "heads": {"gradients", "linear", "model", "presets"},
     "huggingface": {
         "config",
+        "files",
         "heads",
         "huggingface_files",
         "model",
@@ -97,7 +107,7 @@ MAY_IMPORT = {
         "pretraining",
         "weight_names",
     },
-    "huggingface_files": {"config"},
+    "huggingface_files": {"config", "files"},
     "inference": set(),
     "input_pipeline": {"records", "shards"},
     "interruption": set(),
@@ -111,7 +121,7 @@ MAY_IMPORT = {
     "plots": {"config", "files"},
     "original": {"config", "heads", "model", "pretraining", "weight_names"},
     # And, by name, huggingface and the models, which import it.
-    "presets": {"config", "huggingface_files"},
+    "presets": {"config", "files", "huggingface_files"},
     "pretraining": {"config", "flops", "heads", "masking", "model", "optimization", "presets"},
     "records": {"files"},
     "segments": set(),
@@ -134,6 +144,7 @@ MAY_IMPORT = {
     "trainer": {"checkpoints", "interruption", "optimization", "strategies"},
     "training": {
         "checkpoints",
+        "files",
         "fused_adamw",
         "interruption",
         "monitoring",

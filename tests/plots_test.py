@@ -42,6 +42,13 @@ def test_missing_run_metric_or_broken_line_is_one_clear_error(tmp_path):
     write_run(tmp_path / "run", some_lines())
     with pytest.raises(UserError, match="no metric 'f1'"):
         plots.plot_run([str(tmp_path / "run")], str(tmp_path / "x.svg"), ["f1"])
+    for path, metrics, more, message in (
+        ("x.svg", [], [], "no metric is named"),
+        ("x.xyz", ["disc_auc"], [], "x.xyz must end in .svg or .png"),
+        ("x.svg", ["disc_auc"], [str(tmp_path / "other" / "run")], "folders of the same name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plots.plot_run([str(tmp_path / "run"), *more], str(tmp_path / path), metrics)
     assert not (tmp_path / "x.svg").exists()
     (tmp_path / "run" / "metrics.jsonl").write_text("no json\n")
     with pytest.raises(UserError, match="damaged"):

@@ -13,6 +13,9 @@ def test_impossible_strategies_are_refused(monkeypatch):
         strategies.make_strategy(make_options(strategy="mirrored", num_devices=64))
     with pytest.raises(UserError, match="TF_CONFIG"):
         strategies.make_strategy(make_options(strategy="multi_worker_mirrored"))
+    monkeypatch.setenv("TF_CONFIG", "nonsense")
+    with pytest.raises(UserError, match="TF_CONFIG describes no cluster .*cluster.worker"):
+        strategies.make_strategy(make_options(strategy="multi_worker_mirrored"))
 
 
 @pytest.mark.slow

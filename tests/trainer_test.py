@@ -312,6 +312,8 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(data_dir, parts):
     first, _ = train(data_dir, 1, poisoned=lambda step: step < 0, **options)
     second, _ = train(data_dir, 2, poisoned=lambda step: step == 1, **options)
     runs.assert_close(first, second, 0)  # the second step changed nothing
+    _, none = train(data_dir, 2, poisoned=lambda step: step >= 0, **options)
+    assert none["skipped_steps"] == 2 and math.isnan(none["masked_lm_loss"])
 
 
 @pytest.mark.slow

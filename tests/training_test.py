@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import time
+import types
 
 import keras
 import numpy as np
@@ -157,6 +158,20 @@ def test_a_run_goes_on_in_its_place_on_another_number_of_replicas(data_dir, tmp_
         runs.assert_close(one, more, 1e-5)
 
 
+@pytest.mark.slow
+def test_an_evaluation_that_the_end_of_the_process_left_out_is_made_up_for(data_dir, tmp_path):
+    options = make_options(tmp_path, num_train_steps=6, eval_interval=3)
+    strategy = strategies.set_up(options)
+    task = make_task(data_dir, strategy, evaluate=False)
+    training.fit(task, options, 3, strategy)
+    for _ in range(2):  # the second time at its end already
+        training.fit(make_task(data_dir, strategy), options, 6, strategy)
+        lines = [(line["step"], line["kind"]) for line in _lines(tmp_path)]
+        assert lines == [(step, kind) for step in (3, 6) for kind in ("train", "eval")]
+    with pytest.raises(UserError, match="the run is at step 6, beyond its end at 5"):
+        training.fit(make_task(data_dir, strategy), options, 5, strategy)
+
+
 # --- being told to stop ---
 
 
@@ -286,6 +301,8 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
     assert "resumed from the checkpoint of step 6" in capsys.readouterr().out
     with pytest.raises(UserError, match="best_metric 'auc' is none of .*disc_auc"):
         fit(data_dir, dataclasses.replace(options, best_metric="auc"))
+    with pytest.raises(UserError, match="best_metric needs an evaluation"):
+        fit(data_dir, dataclasses.replace(options, best_metric="disc_auc"), evaluate=False)
 
 
 @pytest.mark.slow
@@ -332,6 +349,15 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(data_dir, tmp_path):
     runs.in_process("training_test", train_on_a_full_disk, data_dir, tmp_path)
 
 
+def test_a_lack_of_memory_is_told_with_what_helps():
+    def explain(error):
+        raise AssertionError("reads all the data")
+
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+    task = types.SimpleNamespace(explain=explain)
+    assert "gradient_accumulation_steps" in str(training._told(error, task, "run"))
+
+
 def damage(folder):
     """A copy of nothing: flips a bit in the last record of a shard; returns its path."""
     path = sorted(pathlib.Path(folder).glob("*.tfrecord"))[0]
@@ -372,7 +398,9 @@ def test_records_that_do_not_fit_are_told_in_one_line(data_dir, tmp_path, option
     [
         (0, 10, 0, [10]),
         (0, 10, 4, [4, 8, 10]),
-        (4, 10, 4, [8, 10]),
+        (3, 10, 4, [4, 8, 10]),
+        (4, 10, 4, [4, 8, 10]),  # the run may have ended before the evaluation at 4
+        (5, 10, 4, [8, 10]),
         (0, 8, 4, [4, 8]),
         (8, 8, 4, [8]),
     ],

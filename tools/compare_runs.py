@@ -7,7 +7,7 @@ import os
 
 from absl import flags
 
-from convbert_tf import config, console
+from convbert_tf import console, files
 
 RUNS = flags.DEFINE_multi_string("run", None, "model_dir of a run; repeat for more.", required=True)
 
@@ -15,7 +15,7 @@ RUNS = flags.DEFINE_multi_string("run", None, "model_dir of a run; repeat for mo
 def main(_):
     for run in RUNS.value:
         path = os.path.join(run, "eval_results.json")
-        report = config.read_json(path, "the result of tools/finetune.py")
+        report = files.read_json(path, "the result of tools/finetune.py")
         scores = "  ".join(
             f"{name} {value:.4g} (baseline {report['baseline'][name]:.4g})"
             for name, value in report["metrics"].items()

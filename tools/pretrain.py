@@ -9,7 +9,6 @@ discriminator, from which another run can start: --config.training.init_from=run
 runs/small --config.training.init_optimizer to take the optimiser's moments along.
 """
 
-import filecmp
 import functools
 import os
 import shutil
@@ -17,7 +16,7 @@ import shutil
 from absl import flags
 from ml_collections import config_flags
 
-from convbert_tf import config, console
+from convbert_tf import config, console, files
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
@@ -39,13 +38,15 @@ def main(_):
     vocab_file = os.path.join(data.train_dir, "vocab.txt")
     vocab = tokenization.load_vocab(vocab_file)
     for earlier in (options.init_from, options.model_dir):
-        _check_vocabulary(earlier, vocab_file)
+        if earlier == options.init_from or checkpoints.latest(earlier):
+            _check_vocabulary(earlier, vocab)
     special_tokens = masking.special_tokens(vocab)
 
     strategy = strategies.set_up(options)
     checkpoints.save_config(experiment, options.model_dir, ALLOW_CONFIG_CHANGE.value)
     if strategies.is_chief(strategy):
-        shutil.copyfile(vocab_file, os.path.join(options.model_dir, "vocab.txt"))
+        with files.atomic_path(os.path.join(options.model_dir, "vocab.txt")) as partial:
+            shutil.copyfile(vocab_file, partial)
     with strategy.scope():
         model = pretraining.ConvBertPretrainer(experiment.model, experiment.pretraining)
     console.say(f"{model.count_params():,} parameters")
@@ -72,15 +73,23 @@ def _manifest(experiment):
             vocab_size=experiment.model.vocab_size,
             max_seq_length=data.max_seq_length,
         )
+        held, batch = manifests[-1]["num_records"], experiment.training.batch_size
+        if folder == data.eval_dir and held < batch:
+            raise console.UserError(
+                f"{folder} holds {held} records, fewer than one batch of {batch}: use a smaller "
+                "batch_size or more text."
+            )
     return manifests[0]
 
 
-def _check_vocabulary(earlier, vocab_file):
+def _check_vocabulary(earlier, vocab):
     """Refuses to go on from a preset or a run whose ids stand for other words."""
+    from convbert_tf import tokenization
+
     theirs = os.path.join(earlier, "vocab.txt")
-    if earlier and os.path.exists(theirs) and not filecmp.cmp(theirs, vocab_file, shallow=False):
+    if earlier and os.path.exists(theirs) and tokenization.load_vocab(theirs) != vocab:
         raise console.UserError(
-            f"{theirs} is not the vocabulary of the records ({vocab_file}): build them with it."
+            f"{theirs} is not the vocabulary of the records: build them with it."
         )
 
 
