@@ -14,7 +14,6 @@ import re
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf import text_format
 
 from convbert_tf import config as configs
 from convbert_tf import presets
@@ -31,7 +30,10 @@ _FREE = (
     "mask_convolution",
     "pad_token_id",
 )
-_GENERATOR = ("objective", "untied_generator", "uniform_generator")
+_HEADS = {
+    "pretraining": ("objective", "untied_generator", "uniform_generator"),
+    "task": ("name", "joint_prediction"),
+}
 _POSITIONS = "position_embeddings"
 
 
@@ -52,7 +54,13 @@ def save_config(experiment, model_dir, allow_change=False):
     path = os.path.join(model_dir, configs.CONFIG_FILE)
     changed = ["no config"]
     if os.path.exists(path):
-        saved = configs.from_config_dict(type(experiment), read_json(path, "a run's config"))
+        values = read_json(path, "a run's config")
+        try:
+            saved = configs.from_config_dict(type(experiment), values)
+        except UserError as error:
+            raise UserError(
+                f"{path} is of no such run ({error}): name another model_dir."
+            ) from error
         changed = configs.differences(saved, experiment)
         if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
             _check_change(changed, model_dir, experiment, allow_change)
@@ -71,12 +79,10 @@ def _check_change(changed, model_dir, experiment, allow_change):
         )
     for change in changed:
         section, key = change.partition(":")[0].split(".")
-        if (section == "model" and key not in _FREE) or (
-            section == "pretraining" and key in _GENERATOR
-        ):
+        if (section == "model" and key not in _FREE) or key in _HEADS.get(section, ()):
             raise UserError(
                 f"{model_dir} holds a run of another model ({change}), which cannot go on as this "
-                "one: choose another model_dir, and start from it by training.init_from."
+                "one: choose another model_dir."
             )
     step, end = _step_of(latest(model_dir)), experiment.training.num_train_steps
     if step and step > end:
@@ -93,7 +99,7 @@ def latest(model_dir):
 def _latest_in(directory):
     try:
         found = tf.train.latest_checkpoint(directory)
-    except (ValueError, text_format.ParseError):
+    except ValueError:
         found = None
     if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
         raise UserError(
@@ -150,6 +156,7 @@ class Manager(tf.train.CheckpointManager):
 
     def restore_or_initialize(self):
         try:
+            self._check_weights()
             return super().restore_or_initialize()
         except (tf.errors.OpError, IndexError) as error:  # IndexError: a file that is too short
             others = [_step_of(path) for path in self.checkpoints if path != self.latest_checkpoint]
@@ -158,6 +165,27 @@ class Manager(tf.train.CheckpointManager):
                 f"on from an earlier one ({', '.join(map(str, others)) or 'there is none'}), name "
                 f"it in {os.path.join(self.directory, 'checkpoint')}."
             ) from error
+
+    def _check_weights(self):
+        """Refuses a checkpoint that holds other weights than the model has."""
+        weights = getattr(self._checkpoint, "model", {})
+        if not self.latest_checkpoint or not weights:
+            return
+        shapes = dict(tf.train.list_variables(self.latest_checkpoint))
+        wanted = {_key("model", path): list(variable.shape) for path, variable in weights.items()}
+        held = {name: shape for name, shape in shapes.items() if name.startswith("model/")}
+        if held != wanted:
+            raise UserError(
+                f"{self.latest_checkpoint} is of another model, with {len(held)} weights of which "
+                f"{sum(wanted.get(name) == shape for name, shape in held.items())} fit this one "
+                f"with {len(wanted)}: choose another model_dir."
+            )
+
+
+def _key(section, path):
+    """The name in a checkpoint of the variable `path` in a section of `state`."""
+    escaped = path.replace(".", "..").replace("/", ".S")
+    return f"{section}/{escaped}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def _step_of(prefix):
@@ -271,9 +299,7 @@ class _CheckpointValues:
         self._reader = tf.train.load_checkpoint(prefix)
 
     def get(self, name):
-        section, path = name
-        escaped = path.replace(".", "..").replace("/", ".S")
-        key = f"{section}/{escaped}/.ATTRIBUTES/VARIABLE_VALUE"
+        key = _key(*name)
         return self._reader.get_tensor(key) if self._reader.has_tensor(key) else None
 
 

@@ -257,7 +257,7 @@ class TaskConfig:
         names = "max_query_length doc_stride max_answer_length n_best_size beam_size"
         for name in ["num_train_epochs", *names.split()]:
             value = getattr(self, name)
-            _require(value > 0, f"{name} must be above 0, got {value}.")
+            _require(0 < value < math.inf, f"{name} must be above 0, got {value}.")
         dropout = self.classifier_dropout
         _require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 
@@ -414,7 +414,11 @@ def to_config_dict(experiment):
 
 def from_config_dict(cls, values):
     """The experiment of class `cls` that a ConfigDict (or a plain dict of dicts) describes."""
-    values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
+    values = values.to_dict() if hasattr(values, "to_dict") else values
+    _require(
+        isinstance(values, dict) and all(isinstance(v, dict) for v in values.values()),
+        "a config has sections, each with keys and values.",
+    )
     sections = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(sections))
     _require(

@@ -64,7 +64,7 @@ def read_json(path, what):
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is not there: {what} is expected.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error

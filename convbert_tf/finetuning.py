@@ -77,6 +77,11 @@ class GlueData:
         options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
         return TextClassifier.start_from(model, self.config.init_from, **options)
 
+    def serving(self):
+        """What serving.export needs to answer as this task is scored."""
+        settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
+        return settings | ({"max_score": self.task.max_score} if self.task.is_regression else {})
+
     def write_training_records(self, path):
         return glue.write_records(
             path,
@@ -134,6 +139,10 @@ class SquadData:
         options = {"answerable": self.version2, "beam_size": self.config.beam_size}
         options |= {} if self.config.joint_prediction else {"joint": False}
         return QuestionAnswerer.start_from(model, self.config.init_from, **options)
+
+    def serving(self):
+        names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
+        return {name: getattr(self.config, name) for name in names}
 
     def _windows(self, split):
         training = split == "train"
@@ -278,7 +287,9 @@ def run(experiment, allow_config_change=False):
     data = make_data(task, tokenizer, work_dir)
 
     train_file = os.path.join(work_dir, "train.tfrecord")
-    if not (same_config and os.path.exists(train_file)):
+    # Without a checkpoint, the task's files may have been mended since.
+    begun = same_config and checkpoints.latest(options.model_dir)
+    if not (begun and os.path.exists(train_file)):
         say(f"{data.write_training_records(train_file):,} training records in {train_file}")
     steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))
@@ -288,6 +299,7 @@ def run(experiment, allow_config_change=False):
             model = ConvBertEncoder(getattr(model, "encoder", model).config)
         model = data.make_model(model)
     encoder = model.encoder
+    presets.check_vocabulary(vocab_file, model)
     check_length(task.max_seq_length, encoder.config)
     is_squad = isinstance(data, SquadData) and data.version2
     loss_options = {"answerable_weight": task.answerable_weight} if is_squad else {}
@@ -305,13 +317,18 @@ def run(experiment, allow_config_change=False):
             input_context=context,
         )
 
+    evaluator = _Evaluator(data, model, experiment, strategy)
+    best = options.best_metric
+    if best and best.removeprefix("best_") not in evaluator.baseline:
+        raise UserError(f"best_metric {best!r} is none of {', '.join(evaluator.baseline)}.")
     results = training.fit(
         FinetuningTask(model, train_dataset, **loss_options),
         options,
         num_train_steps,
         strategy,
         num_hidden_layers=encoder.config.num_hidden_layers,
-        evaluator=_Evaluator(data, model, experiment, strategy),
+        evaluator=evaluator,
     )
-    model.save_to_preset(os.path.join(options.model_dir, "preset"), vocab_file, lower_case)
+    preset_dir = os.path.join(options.model_dir, "preset")
+    presets.save(model, preset_dir, vocab_file, lower_case, data.serving())
     return results

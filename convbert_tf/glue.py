@@ -141,7 +141,8 @@ def find_task(name):
     key = name.lower()
     key = _ALIASES.get(key, key)
     if key not in TASKS:
-        raise UserError(f"no GLUE task is called {name!r}; there are {', '.join(TASKS)}.")
+        names = ", ".join([*TASKS, "squad_v1", "squad_v2"])
+        raise UserError(f"no task is called {name!r}; there are {names}.")
     return TASKS[key]
 
 

@@ -30,7 +30,7 @@ def read_weights(directory):
     for name in WEIGHT_FILES:
         path = os.path.join(directory, name)
         if os.path.exists(index := f"{path}.index.json"):
-            shards = sorted(set(read_json(index, "an index of shards")["weight_map"].values()))
+            shards = _shards(index)
             paths = [os.path.join(directory, os.path.basename(shard)) for shard in shards]
         elif os.path.exists(path):
             paths = [path]
@@ -41,6 +41,15 @@ def read_weights(directory):
             tensors |= _read_file(shard, _READERS[name])
         return path, {_modern(name): values for name, values in tensors.items()}
     raise UserError(f"{directory} has none of {', '.join(WEIGHT_FILES)}.")
+
+
+def _shards(index):
+    """Names of the files that an index lists."""
+    values = read_json(index, "an index of shards")
+    try:
+        return sorted(set(values["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is damaged: it has no weight_map.") from error
 
 
 def _read_file(path, reader):
@@ -111,6 +120,8 @@ def vocabulary(directory):
     )
     kind = settings.get("tokenizer_class") or "ConvBertTokenizer"
     model = tokenizer.get("model", {"type": "WordPiece"})
+    if not isinstance(model, dict):
+        raise UserError(f"{directory}/tokenizer.json is damaged: its model is no object.")
     if not re.fullmatch(_TOKENIZERS, kind) or model.get("type") != "WordPiece":
         raise UserError(f"{directory}: the tokenizer ({kind}) is not BERT's WordPiece.")
     normalizer = tokenizer.get("normalizer") or {}

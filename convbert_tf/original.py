@@ -156,6 +156,13 @@ def save_original(model, checkpoint_prefix, task=None, optimizer=None):
 
 def build(config):
     """A model with fresh weights from an original's config, and its task's name (or None)."""
+    try:
+        return _build(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"this is no config of an original checkpoint ({error!r}).") from error
+
+
+def _build(config):
     if "discriminator" in config:
         return ConvBertPretrainer(*_pretraining_configs(config)), None
     if "encoder" not in config:

@@ -38,7 +38,7 @@ CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "voca
 README_FILE = "README.md"
 
 
-def save(model, directory, vocab_file=None, lower_case=True):
+def save(model, directory, vocab_file=None, lower_case=True, serving=None):
     """Writes `model` (an encoder, a pretrainer or a model with a head) to `directory`.
 
     Args:
@@ -46,9 +46,13 @@ def save(model, directory, vocab_file=None, lower_case=True):
         directory: made if it is not there; a preset that is there is replaced.
         vocab_file: path of a vocabulary to go with it.
         lower_case: whether texts are lower-cased before they are tokenised.
+        serving: arguments of serving.export that the model was trained with, a dict.
+
+    Raises:
+        UserError: `vocab_file` has more pieces than the model's vocabulary.
     """
     with replacing(directory) as partial:
-        _write_files(model, partial, vocab_file, lower_case)
+        _write_files(model, partial, vocab_file, lower_case, serving or {})
 
 
 @contextlib.contextmanager
@@ -67,7 +71,19 @@ def replacing(directory):
             os.replace(os.path.join(partial, name), os.path.join(directory, name))
 
 
-def _write_files(model, directory, vocab_file, lower_case):
+def check_vocabulary(vocab_file, model):
+    """Refuses a vocabulary with ids that `model` has no embedding for."""
+    config = getattr(model, "encoder", model).config
+    with open(vocab_file, encoding="utf-8") as file:
+        pieces = sum(1 for _ in file)
+    if pieces > config.vocab_size:
+        raise UserError(
+            f"{vocab_file} has {pieces:,} pieces, the model {config.vocab_size:,}: it is another "
+            "model's vocabulary."
+        )
+
+
+def _write_files(model, directory, vocab_file, lower_case, serving):
     names, kind = (WEIGHTS_FILE, README_FILE, CONFIG_FILE), type(model).__name__
     weights, readme, config = (os.path.join(directory, name) for name in names)
     model.save_weights(weights)
@@ -77,6 +93,7 @@ def _write_files(model, directory, vocab_file, lower_case):
             f"`convbert_tf.{kind}.from_preset(directory)`.\n"
         )
     if vocab_file:
+        check_vocabulary(vocab_file, model)
         shutil.copyfile(vocab_file, os.path.join(directory, VOCAB_FILE))
     description = {
         "format": FORMAT,
@@ -84,6 +101,7 @@ def _write_files(model, directory, vocab_file, lower_case):
         "config": model.get_config(),
         "lower_case": lower_case,
         "weights_sha256": _sha256(weights),
+        "serving": serving,
     }
     write_json(config, description)
 
@@ -145,10 +163,19 @@ def describe(directory):
     description = _read_config(directory)
     fields = {"class", "config", "format", "weights_sha256"}
     if not fields <= _fields(description):
+        preset = os.path.join(directory, "preset")
+        if os.path.exists(os.path.join(preset, CONFIG_FILE)):
+            raise UserError(f"{directory} is a run; its preset is {preset}.")
         raise UserError(
             f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
             "an original or Hugging Face checkpoint."
         )
+    kinds = {"class": str, "config": dict, "format": int, "weights_sha256": str, "lower_case": bool}
+    for name, kind in kinds.items():
+        if not isinstance(description.get(name), kind):
+            raise UserError(
+                f"{directory}/{CONFIG_FILE} is damaged: {name!r} is no {kind.__name__}."
+            )
     if description["format"] > FORMAT:
         raise UserError(
             f"{directory} was written in format {description['format']}, this version reads up to "
@@ -199,6 +226,12 @@ def vocabulary(source):
     if is_huggingface(directory):
         return huggingface_files.vocabulary(directory)
     return vocab_file(directory), describe(directory)["lower_case"]
+
+
+def serving(source):
+    """The arguments of serving.export that the model in `source` was trained with."""
+    directory = fetch(source)
+    return {} if is_huggingface(directory) else describe(directory).get("serving", {})
 
 
 def vocab_file(directory):

@@ -4,34 +4,46 @@ They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving
 `tf.saved_model.load` in a process that has nothing of this package.
 """
 
-import json
+import inspect
 import os
+import shutil
 
 import tensorflow as tf
 
 from convbert_tf import presets
 from convbert_tf.config import check_length
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
+from convbert_tf.files import write_json
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.inference import freeze
 from convbert_tf.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.tokenization import WordPieceTokenizer
 
+# Of a question answerer: outputs that are decoded, and how many windows are computed at once.
+_SPANS = {
+    "start_top_index": tf.int32,
+    "end_top_index": tf.int32,
+    "start_top_log_probs": tf.float32,
+    "end_top_log_probs": tf.float32,
+}
+_WINDOWS_AT_ONCE = 16
 
-def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
+
+def export(preset_dir, output_dir, max_seq_length=None, **options):
     """Writes the SavedModel of a fine-tuned preset to `output_dir`.
+
+    What is not given is as the model was trained and scored, if the preset tells it.
 
     Args:
         preset_dir: a preset of a TextClassifier or QuestionAnswerer with its vocabulary, or what
             else presets.load takes.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
-        max_seq_length: longest input in tokens; the model's positions if None.
-        pair: for a classifier: whether its input is a pair of texts.
-        **options: of QuestionAnswererServer.
+        max_seq_length: longest input in tokens; without a word on it the model's positions.
+        **options: of ClassifierServer or QuestionAnswererServer; None is as not given.
 
     Raises:
-        UserError: the preset has no head to serve, `output_dir` is there already, or
-            `max_seq_length` does not fit the model.
+        UserError: the preset has no head to serve, `output_dir` is there already or cannot be
+            written, or an option does not fit the model.
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
@@ -42,18 +54,27 @@ def export(preset_dir, output_dir, max_seq_length=None, pair=False, **options):
             f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
             "or question answerer can be served."
         )
-    tokenizer = WordPieceTokenizer(*presets.vocabulary(directory))
-    max_seq_length = max_seq_length or model.encoder.config.max_position_embeddings
-    check_length(max_seq_length, model.encoder.config)
-    if isinstance(model, TextClassifier):
-        server = ClassifierServer(model, tokenizer, max_seq_length, pair)
-    else:
-        server = QuestionAnswererServer(model, tokenizer, max_seq_length, **options)
+    vocab_file, lower_case = presets.vocabulary(directory)
+    presets.check_vocabulary(vocab_file, model)
+    given = {"max_seq_length": max_seq_length} | options
+    options = {"max_seq_length": model.encoder.config.max_position_embeddings}
+    options |= presets.serving(directory)
+    options |= {name: value for name, value in given.items() if value is not None}
+    check_length(options["max_seq_length"], model.encoder.config)
+    kind = ClassifierServer if isinstance(model, TextClassifier) else QuestionAnswererServer
+    foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
+    if foreign:
+        raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
+    server = kind(model, WordPieceTokenizer(vocab_file, lower_case), **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
-    tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-    with open(os.path.join(partial, "signature.json"), "w", encoding="utf-8") as file:
-        json.dump(server.describe(), file, indent=1)
-    os.replace(partial, output_dir)
+    try:
+        tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+        write_json(os.path.join(partial, "signature.json"), server.describe())
+        os.replace(partial, output_dir)
+    except tf.errors.OpError as error:
+        raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class ClassifierServer(tf.Module):
@@ -61,11 +82,19 @@ class ClassifierServer(tf.Module):
 
     Signature: `text` string [B], or `text_a` and `text_b` -> `logits` float32 [B, C],
     `probabilities` [B, C], `label` string [B] (the class's name, or its number); a regression
-    gives `score` [B] alone, on the scale it was trained on.
+    gives `score` [B] alone, from 0 to `max_score`.
+
+    Args:
+        model: TextClassifier.
+        tokenizer: WordPieceTokenizer.
+        max_seq_length: longest input in tokens.
+        pair: whether the input is a pair of texts.
+        max_score: of a regression whose labels were divided by it; None leaves the output as it is.
     """
 
-    def __init__(self, model, tokenizer, max_seq_length, pair=False):
+    def __init__(self, model, tokenizer, max_seq_length, pair=False, max_score=None):
         super().__init__()
+        self.max_score = max_score
         self._compute, self.tokenizer = freeze(model), tokenizer
         self.num_classes, self.labels = model.num_classes, model.labels
         self.max_seq_length, self.pair = max_seq_length, pair
@@ -87,7 +116,10 @@ class ClassifierServer(tf.Module):
     def _outputs(self, inputs):
         logits = self._compute(inputs)
         if self.num_classes == 1:
-            return {"score": logits[:, 0]}
+            score = logits[:, 0]
+            if self.max_score is not None:
+                score = tf.clip_by_value(score, 0, 1) * self.max_score
+            return {"score": score}
         return {
             "logits": logits,
             "probabilities": tf.nn.softmax(logits),
@@ -143,6 +175,8 @@ class QuestionAnswererServer(tf.Module):
                 f"max_seq_length {max_seq_length} must exceed max_query_length {max_query_length} "
                 f"by at least 4, and doc_stride {doc_stride} be at least 1."
             )
+        if null_threshold is not None and not model.answerable:
+            raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
         self._compute, self.tokenizer = freeze(model), tokenizer
         self.answerable, self.max_seq_length = model.answerable, max_seq_length
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
@@ -155,8 +189,7 @@ class QuestionAnswererServer(tf.Module):
         query = head(query, tf.constant(self.max_query_length, tf.int64))
         pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
         windows = self._windows(query.row_lengths(), pieces.row_lengths())
-        inputs = self._inputs(query, pieces, windows)
-        outputs = self._compute(inputs)
+        outputs = self._in_parts(self._inputs(query, pieces, windows))
         best, start, end = self._best_spans(outputs, windows, query.row_lengths())
         found = best > -1e8
 
@@ -176,6 +209,26 @@ class QuestionAnswererServer(tf.Module):
                 results["end"] = last
         results["answer"] = tf.strings.substr(context, first, last - first)
         return results
+
+    def _in_parts(self, inputs):
+        """The model's outputs for all windows, computed for some at a time to bound the memory."""
+        dtypes = dict(_SPANS, answerable_logit=tf.float32) if self.answerable else _SPANS
+        number = tf.shape(inputs["input_ids"])[0]
+        parts = (number + _WINDOWS_AT_ONCE - 1) // _WINDOWS_AT_ONCE
+        arrays = {
+            name: tf.TensorArray(dtype, parts, infer_shape=False) for name, dtype in dtypes.items()
+        }
+
+        def compute(i, arrays):
+            first = i * _WINDOWS_AT_ONCE
+            outputs = self._compute(
+                {k: x[first : first + _WINDOWS_AT_ONCE] for k, x in inputs.items()}
+            )
+            return i + 1, {name: array.write(i, outputs[name]) for name, array in arrays.items()}
+
+        goes_on = lambda i, _: i < parts  # noqa: E731
+        _, arrays = tf.while_loop(goes_on, compute, (0, arrays), parallel_iterations=1)
+        return {name: array.concat() for name, array in arrays.items()}
 
     def _windows(self, query_lengths, num_pieces):
         """Each window's example, place in the example's list, first piece and length, int64 [W]."""

@@ -86,7 +86,7 @@ def read_examples(json_path, training, version2=True):
             the file and the question.
     """
     try:
-        with open(json_path, encoding="utf-8") as file:
+        with open(json_path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except FileNotFoundError as error:
         raise UserError(f"{json_path} is not there; SQuAD's JSON is needed.") from error
@@ -182,6 +182,8 @@ def _example(context, qa, where, training, version2):
                     f"{len(context)} characters."
                 )
             answers.append((text, start))
+    if needs_answer and qa.get("is_impossible"):
+        raise UserError(f"{where} has no answer: SQuAD 2.0 wants configs/finetune_squad.py:v2.")
     if needs_answer and not answers:
         raise UserError(f"{where}: no answer, but training needs one (SQuAD v2: is_impossible).")
     question = _field(qa, "question", str, where)

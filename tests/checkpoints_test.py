@@ -30,7 +30,11 @@ def test_save_config_refuses_another_config_of_a_run(tmp_path):
     assert (tmp_path / "config.json").read_text() == saved
     for section, change, message in (
         ("model", {"num_hidden_layers": 1}, r"run of another model \(model.num_hidden_layers: 12"),
-        ("pretraining", {"objective": "mlm"}, "start from it by training.init_from"),
+        (
+            "pretraining",
+            {"objective": "mlm"},
+            "another model .pretraining.objective.*choose another",
+        ),
         ("training", {"num_train_steps": 5}, "is at step 6, beyond num_train_steps 5: set more"),
     ):
         changed = dataclasses.replace(getattr(first, section), **change)

@@ -218,7 +218,7 @@ def test_mistakes_leave_room_for_the_right_config(preset, cola, tmp_path):
     """A run without a checkpoint does not occupy model_dir; a changed one's records are new."""
     run = tmp_path / "run"
     for message, changes in {
-        "no GLUE task is called 'colla'": {"name": "colla"},
+        "no task is called 'colla'": {"name": "colla"},
         "needs a file train.tsv": {"data_dir": str(tmp_path)},
     }.items():
         settings = {"data_dir": cola} | changes

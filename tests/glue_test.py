@@ -133,7 +133,7 @@ def test_other_user_errors(tmp_path):
         glue.read_examples(glue.TASKS["sst2"], tmp_path, "train")
     with pytest.raises(UserError, match="no split 'valid'; it has train, dev, test"):
         glue.read_examples(glue.TASKS["sst2"], tmp_path, "valid")
-    with pytest.raises(UserError, match="no GLUE task is called 'snli'"):
+    with pytest.raises(UserError, match="no task is called 'snli'"):
         glue.find_task("snli")
 
 

@@ -130,6 +130,7 @@ MAY_IMPORT = {
     "preprocessing": {"presets", "tokenization"},
     "serving": {
         "config",
+        "files",
         "heads",
         "inference",
         "model",

@@ -15,6 +15,7 @@ from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError
 from convbert_tf.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.model import ConvBertEncoder
+from convbert_tf.preprocessing import TextPreprocessor
 from convbert_tf.tokenization import WordPieceTokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -242,7 +243,53 @@ def test_impossible_exports_are_refused(folder, tmp_path):
         serving.export(str(folder / "single"), str(tmp_path / "new"), max_seq_length=65)
     with pytest.raises(UserError, match="must exceed max_query_length 64"):
         serving.export(str(folder / "answers"), str(tmp_path / "new"), max_seq_length=40)
+    for name, option in (("answers", "pair"), ("single", "null_threshold")):
+        with pytest.raises(UserError, match=f"{option}: no option of a "):
+            serving.export(str(folder / name), str(tmp_path / "new"), **{option: 1})
+    with pytest.raises(UserError, match="null_threshold: this model always answers"):
+        serving.export(str(folder / "answers"), str(tmp_path / "new"), **WINDOWS, null_threshold=0)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        serving.export(str(folder / "single"), str(tmp_path / "file" / "1"), max_seq_length=24)
+
+
+def test_what_is_not_said_is_as_the_preset_was_trained(folder, tmp_path):
+    model = presets.load(str(folder / "regression"))
+    trained = {"max_seq_length": 20, "pair": True, "max_score": 5.0}
+    vocab_file = str(folder / "vocab.txt")
+    presets.save(model, str(tmp_path / "preset"), vocab_file, serving=trained)
+    serving.export(str(tmp_path / "preset"), str(tmp_path / "1"))
+    signature = json.loads((tmp_path / "1" / "signature.json").read_text())
+    assert (signature["inputs"], signature["max_seq_length"]) == (["text_a", "text_b"], 20)
+    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    first, second = (tf.constant(texts) for texts in zip(*PAIRS, strict=True))
+    preprocessor = TextPreprocessor(WordPieceTokenizer(vocab_file), 20, pad=False)
+    logits = model(preprocessor(first, second), training=False)[:, 0]
+    expected = np.clip(logits, 0, 1) * 5
+    np.testing.assert_allclose(serve(text_a=first, text_b=second)["score"], expected, atol=1e-4)
+
+
+def test_any_number_of_windows_gives_the_same_answers(folder, tokenizer, monkeypatch):
+    model = presets.load(str(folder / "answerable"))
+    questions, contexts = (tf.constant(texts) for texts in zip(*QUESTIONS, strict=True))
+    found = []
+    for at_once in (1, 3, 1000):
+        monkeypatch.setattr(serving, "_WINDOWS_AT_ONCE", at_once)
+        server = serving.QuestionAnswererServer(model, tokenizer, **WINDOWS)
+        found.append(server.serve(question=questions, context=contexts))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0]["answer"], other["answer"])
+        np.testing.assert_allclose(found[0]["score"], other["score"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_vocabulary_of_another_model_is_refused(folder, tmp_path):
+    model = presets.load(str(folder / "single"))
+    big = tmp_path / "big.txt"
+    big.write_text("".join(f"piece{i}\n" for i in range(10_000)))
+    with pytest.raises(UserError, match="10,000 pieces, the model .* another model's vocabulary"):
+        model.save_to_preset(str(tmp_path / "preset"), str(big))
+    assert not list((tmp_path / "preset").iterdir())
 
 
 def test_describe_tells_what_the_model_takes(folder, tokenizer):

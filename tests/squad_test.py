@@ -56,7 +56,7 @@ def test_read_examples(tmp_path):
         "1", "Where was he born?", CONTEXT, (("Krak\u00f3w", 15),), False
     )
     assert examples[1].is_impossible and not examples[1].answers
-    with pytest.raises(UserError, match="question 2: no answer"):
+    with pytest.raises(UserError, match="question 2 has no answer: SQuAD 2.0 wants"):
         squad.read_examples(path, training=True, version2=False)
     assert not squad.read_examples(path, training=False, version2=False)[1].is_impossible
 

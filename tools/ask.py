@@ -7,6 +7,7 @@ Needs only tensorflow and tensorflow_text, as any server of the model does.
 """
 
 import json
+import os
 
 from absl import flags
 
@@ -26,7 +27,7 @@ def main(_):
     import tensorflow_text  # noqa: F401  (its ops are in the graph)
 
     given = {
-        flag.name: tf.constant([flag.value])
+        flag.name: tf.constant([os.fsencode(flag.value)])  # as it came, UTF-8 or not
         for flag in (TEXT, TEXT_A, TEXT_B, QUESTION, CONTEXT)
         if flag.value is not None
     }
@@ -34,6 +35,10 @@ def main(_):
         serve = tf.saved_model.load(SAVED_MODEL.value).signatures["serving_default"]
     except OSError as error:
         raise console.UserError(f"{SAVED_MODEL.value} holds no SavedModel.") from error
+    except (IndexError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise console.UserError(
+            f"the SavedModel in {SAVED_MODEL.value} is damaged or of another kind; export it again."
+        ) from error
     wanted = serve.structured_input_signature[1]
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")

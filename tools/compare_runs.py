@@ -16,6 +16,8 @@ def main(_):
     for run in RUNS.value:
         path = os.path.join(run, "eval_results.json")
         report = files.read_json(path, "the result of tools/finetune.py")
+        if not isinstance(report, dict) or not {"metrics", "baseline"} <= set(report):
+            raise console.UserError(f"{path} is no result of tools/finetune.py.")
         scores = "  ".join(
             f"{name} {value:.4g} (baseline {report['baseline'][name]:.4g})"
             for name, value in report["metrics"].items()

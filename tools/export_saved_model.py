@@ -1,5 +1,7 @@
 """Exports a fine-tuned preset as a SavedModel: text in, answer out.
 
+What no flag says is as the model was trained and scored.
+
 python tools/export_saved_model.py --preset=runs/small-cola/preset --output_dir=models/cola/1
 """
 
@@ -12,7 +14,10 @@ OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the SavedModel goes.
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input, or window of a context, in tokens.", lower_bound=8
 )
-PAIR = flags.DEFINE_bool("pair", False, "Whether a classifier takes a pair of texts.")
+PAIR = flags.DEFINE_bool("pair", None, "Whether a classifier takes a pair of texts.")
+DOC_STRIDE = flags.DEFINE_integer("doc_stride", None, "Tokens between a context's windows.")
+MAX_QUERY_LENGTH = flags.DEFINE_integer("max_query_length", None, "Longest question, in tokens.")
+MAX_ANSWER_LENGTH = flags.DEFINE_integer("max_answer_length", None, "Longest answer, in tokens.")
 NULL_THRESHOLD = flags.DEFINE_float(
     "null_threshold", None, 'SQuAD 2.0: log-odds of "no answer" above which the answer is "".'
 )
@@ -22,8 +27,16 @@ def main(_):
     console.load_tensorflow()
     from convbert_tf import serving
 
-    options = {} if NULL_THRESHOLD.value is None else {"null_threshold": NULL_THRESHOLD.value}
-    serving.export(PRESET.value, OUTPUT_DIR.value, MAX_SEQ_LENGTH.value, PAIR.value, **options)
+    given = (
+        MAX_SEQ_LENGTH,
+        PAIR,
+        DOC_STRIDE,
+        MAX_QUERY_LENGTH,
+        MAX_ANSWER_LENGTH,
+        NULL_THRESHOLD,
+    )
+    options = {flag.name: flag.value for flag in given}
+    serving.export(PRESET.value, OUTPUT_DIR.value, **options)
     console.say(f"the SavedModel is in {OUTPUT_DIR.value}")
 
 
