@@ -41,23 +41,27 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
         raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
     with strategy.scope():
         optimizer = optimization.create(training, num_train_steps, num_hidden_layers, FusedAdamW)
-    interruption = Interruption()
-    trainer = Trainer(task, optimizer, training, strategy, interruption)
+    trainer = Trainer(task, optimizer, training, strategy, Interruption())
     if evaluator is None and task.eval_dataset is not None:
         evaluator = trainer
         if training.best_metric:
             zeros = {name: np.zeros(shape) for name, shape in task.count_shapes.items()}
             checkpoints.check_metric(training.best_metric, task.metrics(zeros))
+    with files.only_one(training.model_dir if strategies.is_chief(strategy) else ""):
+        return _run(trainer, evaluator, num_train_steps)
+
+
+def _run(trainer, evaluator, num_train_steps):
     run = _Run(trainer, evaluator, num_train_steps)
     try:
-        with interruption, files.only_one(training.model_dir if run.chief else ""):
+        with trainer.interruption:
             return run.to_the_end()
     except Interrupted as error:
         run.save()
         say(f"{error}: saved at step {run.step:,}; the same command goes on from there")
         raise SystemExit(128 + error.signum) from None
     except (tf.errors.OpError, OSError) as error:
-        raise _told(error, task, training.model_dir) from error
+        raise _told(error, trainer.task, trainer.training.model_dir) from error
 
 
 def _told(error, task, model_dir):

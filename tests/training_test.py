@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf import checkpoints, config, interruption, strategies, training
+from convbert_tf import checkpoints, config, files, interruption, strategies, training
 from convbert_tf.console import UserError
 from tests import runs, trainer_test
 from tests.runs import make_options, make_task
@@ -170,6 +170,14 @@ def test_an_evaluation_that_the_end_of_the_process_left_out_is_made_up_for(data_
         assert lines == [(step, kind) for step in (3, 6) for kind in ("train", "eval")]
     with pytest.raises(UserError, match="the run is at step 6, beyond its end at 5"):
         training.fit(make_task(data_dir, strategy), options, 5, strategy)
+
+
+def test_a_second_process_on_a_run_touches_nothing(data_dir, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-3_temp").mkdir()  # the other one's, in the making
+    with files.only_one(tmp_path), pytest.raises(UserError, match="another process is at work"):
+        fit(data_dir, make_options(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["ckpt-3_temp"]
 
 
 # --- being told to stop ---
