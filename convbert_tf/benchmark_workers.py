@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Runs module argv[1] where the packages argv[2:] cannot be imported.
@@ -342,8 +342,7 @@ def serve(makers):
                 break
             answer(seconds=_seconds(ready.run, request["run"]))
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        answer(error=f"{type(error).__name__}: {message}")
+        answer(error=f"{type(error).__name__}: {reason(error)}")
         raise
     finally:
         answers.flush()

@@ -318,9 +318,8 @@ def run(experiment, allow_config_change=False):
         )
 
     evaluator = _Evaluator(data, model, experiment, strategy)
-    best = options.best_metric
-    if best and best.removeprefix("best_") not in evaluator.baseline:
-        raise UserError(f"best_metric {best!r} is none of {', '.join(evaluator.baseline)}.")
+    if options.best_metric:
+        checkpoints.check_metric(options.best_metric.removeprefix("best_"), evaluator.baseline)
     results = training.fit(
         FinetuningTask(model, train_dataset, **loss_options),
         options,

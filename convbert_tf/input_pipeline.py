@@ -97,7 +97,7 @@ def evaluation_dataset(
     """
     manifest = load_manifest(data_dir, damaged is not None)
     _check_length(manifest, max_seq_length, data_dir)
-    _full_batches(manifest["num_records"], batch_size, data_dir)
+    full_batches(manifest["num_records"], batch_size, data_dir)
     paths, counts = shards.paths_and_counts(manifest, data_dir)
     serialized = tf.data.TFRecordDataset(paths)
     if damaged is not None:
@@ -198,7 +198,7 @@ def steps_per_epoch(source, batch_size):
         UserError: the records do not fill one batch.
     """
     serialized, name = _load(source)
-    return _full_batches(len(serialized), batch_size, name)
+    return full_batches(len(serialized), batch_size, name)
 
 
 def finetuning_dataset(
@@ -237,7 +237,7 @@ def finetuning_dataset(
             fill one batch; or B is not a multiple of the replicas.
     """
     serialized, name = _load(source)
-    steps = _full_batches(len(serialized), batch_size, name)
+    steps = full_batches(len(serialized), batch_size, name)
     lengths = _lengths(serialized, schema, max_seq_length, name, vocab_size)
 
     def plan(epoch):
@@ -299,7 +299,8 @@ def _load(source):
     return list(source), "the data set"
 
 
-def _full_batches(num_records, batch_size, name):
+def full_batches(num_records, batch_size, name):
+    """How many whole batches the records of `name` fill; a UserError if not one."""
     if num_records < batch_size:
         raise UserError(
             f"{name} holds {num_records} records, fewer than one batch of {batch_size}: use a "

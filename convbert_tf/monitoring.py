@@ -24,7 +24,7 @@ class MetricsLog:
 
     def __init__(self, model_dir, start):
         self.path = os.path.join(model_dir, configs.METRICS_FILE)
-        kept = [line for line in _whole_lines(self.path) if _leads_to(start, **json.loads(line))]
+        kept = [line for line in _whole_lines(self.path) if _leads_to(json.loads(line), start)]
         write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode("utf-8"))
 
     def write(self, kind, step, metrics):
@@ -36,8 +36,8 @@ class MetricsLog:
             file.write(line + "\n")
 
 
-def _leads_to(start, step, kind, **_):
-    return step < start or (step == start and kind == "train")
+def _leads_to(line, start):
+    return line["step"] < start or (line["step"] == start and line["kind"] == "train")
 
 
 def _whole_lines(path):

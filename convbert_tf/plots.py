@@ -46,9 +46,10 @@ def plot_run(model_dirs, path, metrics=METRICS):
         raise UserError(f"{path} must end in .svg or .png.")
     if not metrics:
         raise UserError(f"no metric is named; there are, for example, {', '.join(METRICS)}.")
-    if len({_name(d) for d in model_dirs}) < len(model_dirs):
+    names = [os.path.basename(os.path.normpath(folder)) for folder in model_dirs]
+    if len(set(names)) < len(names):
         raise UserError("two of the runs have folders of the same name, by which they are told.")
-    runs = {_name(d): read_metrics(d) for d in model_dirs}
+    runs = dict(zip(names, map(read_metrics, model_dirs), strict=True))
     drawing = figure.Figure(figsize=(4 * len(metrics), 3.2), layout="constrained")
     panels = drawing.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
@@ -61,10 +62,6 @@ def plot_run(model_dirs, path, metrics=METRICS):
     panels[0].legend(fontsize="small")
     with atomic_path(path) as partial:
         drawing.savefig(partial, format=kind[1:])
-
-
-def _name(model_dir):
-    return os.path.basename(os.path.normpath(model_dir))
 
 
 def _draw(panel, lines, metric, color, prefix):

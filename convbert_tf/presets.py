@@ -16,12 +16,11 @@ import importlib
 import os
 import shutil
 import tempfile
-import textwrap
 
 import h5py
 
 from convbert_tf import huggingface_files
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
 from convbert_tf.files import read_json, write_json
 
 FORMAT = 1
@@ -143,8 +142,9 @@ def load(source):
     try:
         model = cls.from_config(description["config"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = _one_line(error)
-        raise UserError(f"{directory}/{CONFIG_FILE} describes no {kind}: {reason}") from error
+        raise UserError(
+            f"{directory}/{CONFIG_FILE} describes no {kind}: {reason(error)}"
+        ) from error
     _load_weights(model, weights_file)
     return model
 
@@ -251,7 +251,7 @@ def _load_weights(model, path):
     try:
         model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} does not fit its config.json: {_one_line(error)}") from error
+        raise UserError(f"{path} does not fit its config.json: {reason(error)}") from error
     arrays = stored_arrays(os.path.dirname(path))
     if len(arrays) != len(model.weights):
         raise UserError(
@@ -270,10 +270,6 @@ def stored_arrays(directory):
     with h5py.File(os.path.join(directory, WEIGHTS_FILE)) as file:
         file.visititems(note)
     return arrays
-
-
-def _one_line(error):
-    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def _sha256(path):

@@ -64,7 +64,7 @@ class ConvBertPretrainer(keras.Model):
     def _make_generator(self):
         if self.pretraining.uniform_generator:
             return None
-        if self.pretraining.objective == "mlm" or not self.pretraining.untied_generator:
+        if not self.pretraining.has_own_generator:
             return self.discriminator
         tied = not self.config.untied_generator_embeddings
         return ConvBertEncoder(

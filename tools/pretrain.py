@@ -37,9 +37,10 @@ def main(_):
     manifest = _manifest(experiment)
     vocab_file = os.path.join(data.train_dir, "vocab.txt")
     vocab = tokenization.load_vocab(vocab_file)
-    for earlier in (options.init_from, options.model_dir):
-        if earlier == options.init_from or checkpoints.latest(earlier):
-            _check_vocabulary(earlier, vocab)
+    if options.init_from:
+        _check_vocabulary(options.init_from, vocab_file, vocab)
+    if checkpoints.latest(options.model_dir):
+        _check_vocabulary(options.model_dir, vocab_file, vocab)
     special_tokens = masking.special_tokens(vocab)
 
     strategy = strategies.set_up(options)
@@ -61,7 +62,7 @@ def main(_):
 
 def _manifest(experiment):
     """The manifest of the training records; they and the held-out ones must fit the model."""
-    from convbert_tf import corpus, shards
+    from convbert_tf import corpus, input_pipeline, shards
 
     data, manifests = experiment.data, []
     for folder in filter(None, (data.train_dir, data.eval_dir)):
@@ -73,23 +74,20 @@ def _manifest(experiment):
             vocab_size=experiment.model.vocab_size,
             max_seq_length=data.max_seq_length,
         )
-        held, batch = manifests[-1]["num_records"], experiment.training.batch_size
-        if folder == data.eval_dir and held < batch:
-            raise console.UserError(
-                f"{folder} holds {held} records, fewer than one batch of {batch}: use a smaller "
-                "batch_size or more text."
-            )
+    if data.eval_dir:
+        batch_size, num_records = experiment.training.batch_size, manifests[-1]["num_records"]
+        input_pipeline.full_batches(num_records, batch_size, data.eval_dir)
     return manifests[0]
 
 
-def _check_vocabulary(earlier, vocab):
+def _check_vocabulary(earlier, vocab_file, vocab):
     """Refuses to go on from a preset or a run whose ids stand for other words."""
     from convbert_tf import tokenization
 
     theirs = os.path.join(earlier, "vocab.txt")
-    if earlier and os.path.exists(theirs) and tokenization.load_vocab(theirs) != vocab:
+    if os.path.exists(theirs) and tokenization.load_vocab(theirs) != vocab:
         raise console.UserError(
-            f"{theirs} is not the vocabulary of the records: build them with it."
+            f"{theirs} is not the vocabulary of the records ({vocab_file}): build them with it."
         )
 
 
