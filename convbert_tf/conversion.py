@@ -12,11 +12,13 @@ import shutil
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf import checkpoints, huggingface, huggingface_files, optimization, presets
 from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
-from convbert_tf.original import (  # noqa: F401  public here
+from convbert_tf.modeling.pretraining import ConvBertPretrainer
+from convbert_tf.training import checkpoints, optimization
+from convbert_tf.weights import huggingface, huggingface_files, presets
+from convbert_tf.weights.original import (  # noqa: F401  public here
     build,
     load_original,
     load_original_optimizer,
@@ -24,8 +26,7 @@ from convbert_tf.original import (  # noqa: F401  public here
     pretraining_config,
     save_original,
 )
-from convbert_tf.pretraining import ConvBertPretrainer
-from convbert_tf.weight_names import original_names  # noqa: F401  public here
+from convbert_tf.weights.weight_names import original_names  # noqa: F401  public here
 
 load_huggingface, save_huggingface = huggingface.load, huggingface.save
 

@@ -11,8 +11,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from convbert_tf import config, files, pretraining
+from convbert_tf import config, files
 from convbert_tf.console import UserError
+from convbert_tf.modeling import pretraining
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG_FILES = sorted((ROOT / "configs").glob("*.py"))

@@ -13,18 +13,16 @@ from convbert_tf import (
     ModelConfig,
     QuestionAnswerer,
     TextClassifier,
-    checkpoints,
     conversion,
-    optimization,
-    original,
-    presets,
 )
 from convbert_tf.console import UserError
+from convbert_tf.training import checkpoints, optimization
+from convbert_tf.weights import original, presets
 from tests import goldens
 from tests.goldens import FINETUNING, PRETRAINING, needs_golden
-from tests.model_test import tiny
-from tests.presets_test import randomize, same
+from tests.modeling.encoder_test import tiny
 from tests.tools_test import assert_one_line, run_tool
+from tests.weights.presets_test import randomize, same
 
 
 @pytest.fixture

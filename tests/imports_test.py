@@ -421,7 +421,7 @@ def check_losses(model, features, jax):
     """An untrained model guesses: the losses are near those of chance."""
     import numpy as np
 
-    from convbert_tf import masking
+    from convbert_tf.modeling import masking
 
     uniforms = np.random.default_rng(1).random((3, 2, 10)).astype("float32")
     special_tokens = masking.SpecialTokens(2, 3, 4)

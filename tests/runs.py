@@ -10,8 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf import config, corpus, input_pipeline, masking, optimization, pretraining, trainer
-from convbert_tf.fused_adamw import FusedAdamW
+from convbert_tf import config
+from convbert_tf.data import corpus, input_pipeline
+from convbert_tf.modeling import masking, pretraining
+from convbert_tf.training import optimization, trainer
+from convbert_tf.training.fused_adamw import FusedAdamW
 
 ROOT = pathlib.Path(__file__).parents[1]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -120,8 +123,8 @@ def make_trainer(task, options, strategy):
 
 
 def start_process(module, function, *args, **variables):
-    """Calls a function of tests/`module` in a process whose TensorFlow has not started yet."""
-    code = f"import sys; from tests import {module} as t; getattr(t, sys.argv[1])(*sys.argv[2:])"
+    """Calls a function of tests.`module` in a process whose TensorFlow has not started yet."""
+    code = f"import sys; import tests.{module} as t; getattr(t, sys.argv[1])(*sys.argv[2:])"
     return subprocess.Popen(
         [sys.executable, "-c", code, function.__name__, *map(str, args)],
         cwd=ROOT,

@@ -34,11 +34,17 @@ On a machine with a GPU and no TensorFlow, ours on JAX in bfloat16 against PyTor
     python tools/benchmark.py --backend=jax --sections=forward,step,pretrain
 """
 
+import pathlib
+import sys
+
 from absl import flags
 
-from convbert_tf import benchmark, console
+from convbert_tf import console
 
-DEFAULTS = benchmark.Options()
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from tools.benchmark import sections
+
+DEFAULTS = sections.Options()
 FLAGS = flags.FLAGS
 flags.DEFINE_list("sections", list(DEFAULTS.sections), "Some of the sections above.")
 flags.DEFINE_list(
@@ -72,15 +78,15 @@ _PLAIN = ("rounds", "epoch_rounds", "seconds", "threads", "backend", "cola_dir",
 def main(_):
     values = {name: tuple(FLAGS[name].value) for name in _LISTS}
     values |= {name: FLAGS[name].value for name in (*_PLAIN, "megabytes", "vocab_file")}
-    options = benchmark.Options(
+    options = sections.Options(
         **values,
-        shapes=tuple(map(benchmark.parse_shape, FLAGS.shapes)),
-        step_shape=benchmark.parse_shape(FLAGS.step_shape),
-        lengths=tuple(map(benchmark.parse_number, FLAGS.lengths)),
-        batches=tuple(map(benchmark.parse_number, FLAGS.batches)),
+        shapes=tuple(map(sections.parse_shape, FLAGS.shapes)),
+        step_shape=sections.parse_shape(FLAGS.step_shape),
+        lengths=tuple(map(sections.parse_number, FLAGS.lengths)),
+        batches=tuple(map(sections.parse_number, FLAGS.batches)),
         precision=FLAGS.precision or ("bfloat16" if FLAGS.backend == "jax" else "float32"),
     )
-    benchmark.run(options, FLAGS.json, FLAGS.plot)
+    sections.run(options, FLAGS.json, FLAGS.plot)
 
 
 if __name__ == "__main__":

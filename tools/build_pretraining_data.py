@@ -66,7 +66,7 @@ def main(_):
 
     # TensorFlow comes with these: not for --help and bad flags.
     console.load_tensorflow()
-    from convbert_tf import corpus, corpus_beam
+    from convbert_tf.data import corpus, corpus_beam
 
     run = corpus_beam.run_on(FLAGS.runner, FLAGS.beam_option) if FLAGS.runner else None
     manifest = corpus.build(

@@ -23,7 +23,7 @@ def main(_):
     experiment = config.from_config_dict(config.FinetuningExperiment, CONFIG.value)
 
     console.load_tensorflow("orbit")
-    from convbert_tf import finetuning
+    from convbert_tf.tasks import finetuning
 
     results = finetuning.run(experiment, ALLOW_CONFIG_CHANGE.value)
     for name, value in results.items():

@@ -6,9 +6,15 @@ writes corpus/{train,heldout}.txt (one sentence a line), acceptability/{train,de
 format), qa/{train,dev}.json (SQuAD v1.1's format) and manifest.json. TensorFlow is not loaded.
 """
 
+import pathlib
+import sys
+
 from absl import flags
 
-from convbert_tf import console, documentation
+from convbert_tf import console
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+from tools.quickstart import documentation
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)

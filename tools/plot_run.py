@@ -7,7 +7,8 @@ Needs matplotlib: pip install -e '.[plot]'
 
 from absl import flags
 
-from convbert_tf import console, plots
+from convbert_tf import console
+from convbert_tf.training import plots
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("run", None, "The model_dir of a run; may be given again.", required=True)

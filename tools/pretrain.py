@@ -32,7 +32,9 @@ def main(_):
         raise console.UserError("set --config.data.train_dir and --config.training.model_dir.")
 
     console.load_tensorflow("orbit")
-    from convbert_tf import checkpoints, masking, pretraining, strategies, tokenization, training
+    from convbert_tf.modeling import masking, pretraining
+    from convbert_tf.text import tokenization
+    from convbert_tf.training import checkpoints, loop, strategies
 
     manifest = _manifest(experiment)
     vocab_file = os.path.join(data.train_dir, "vocab.txt")
@@ -53,7 +55,7 @@ def main(_):
     console.say(f"{model.count_params():,} parameters")
     strategies.describe(strategy, options)
     task = pretraining.PretrainingTask(model, special_tokens, **_datasets(experiment))
-    training.fit(task, options, options.num_train_steps, strategy)
+    loop.fit(task, options, options.num_train_steps, strategy)
     if strategies.is_chief(strategy):
         preset_dir = os.path.join(options.model_dir, "preset")
         model.save_to_preset(preset_dir, vocab_file, manifest["lower_case"])
@@ -62,7 +64,7 @@ def main(_):
 
 def _manifest(experiment):
     """The manifest of the training records; they and the held-out ones must fit the model."""
-    from convbert_tf import corpus, input_pipeline, shards
+    from convbert_tf.data import corpus, input_pipeline, shards
 
     data, manifests = experiment.data, []
     for folder in filter(None, (data.train_dir, data.eval_dir)):
@@ -82,7 +84,7 @@ def _manifest(experiment):
 
 def _check_vocabulary(earlier, vocab_file, vocab):
     """Refuses to go on from a preset or a run whose ids stand for other words."""
-    from convbert_tf import tokenization
+    from convbert_tf.text import tokenization
 
     theirs = os.path.join(earlier, "vocab.txt")
     if os.path.exists(theirs) and tokenization.load_vocab(theirs) != vocab:
@@ -93,7 +95,7 @@ def _check_vocabulary(earlier, vocab_file, vocab):
 
 def _datasets(experiment):
     """What PretrainingTask takes to read the data of `experiment`."""
-    from convbert_tf import input_pipeline
+    from convbert_tf.data import input_pipeline
 
     data, options = experiment.data, experiment.training
     damaged = {} if data.on_corrupt_record == "skip" else None

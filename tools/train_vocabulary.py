@@ -22,7 +22,8 @@ flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1
 
 def main(_):
     console.load_tensorflow()
-    from convbert_tf import text_files, tokenization  # TensorFlow: not for --help and bad flags
+    from convbert_tf.data import text_files  # TensorFlow: not for --help and bad flags
+    from convbert_tf.text import tokenization  # TensorFlow: not for --help and bad flags
 
     texts = text_files.sample_texts(
         text_files.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000

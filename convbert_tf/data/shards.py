@@ -1,0 +1,104 @@
+"""Shards of pre-training records on disk: their manifest, and reading them, damaged ones too."""
+
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from convbert_tf.console import UserError
+from convbert_tf.data import records
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # of the manifest
+
+
+def load_manifest(data_dir, damage_allowed=False):
+    """The manifest of pre-training records that `corpus.build` left in `data_dir`, as a dict.
+
+    Raises:
+        UserError: the manifest is missing or broken, or a shard it lists is missing or, unless
+            `damage_allowed`, not of the size it was written with.
+    """
+    path = os.path.join(data_dir, MANIFEST)
+    if not tf.io.gfile.exists(path):
+        raise UserError(
+            f"{path} is not there: build the records first, or finish building them "
+            "(tools/build_pretraining_data.py)."
+        )
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            manifest = json.load(file)
+        sizes = {shard["file"]: shard["file_bytes"] for shard in manifest["shards"]}
+        counted = sum(shard["records"] for shard in manifest["shards"])
+        broken = manifest["format"] != FORMAT or not counted or counted != manifest["num_records"]
+    except (ValueError, KeyError, TypeError):
+        broken = True
+    if broken:
+        raise UserError(f"{path} is no manifest of this version; build the records again.")
+    for name, size in sizes.items():
+        shard = os.path.join(data_dir, name)
+        found = tf.io.gfile.stat(shard).length if tf.io.gfile.exists(shard) else None
+        if found is None:
+            raise UserError(f"{shard} is missing; build the records again.")
+        if found != size and not damage_allowed:
+            damages = "".join(f": {damage.text}" for damage in records.salvage(shard)[1][:1])
+            raise UserError(
+                f"{shard} is {found} bytes long, not {size}{damages}; build the records again."
+            )
+    return manifest
+
+
+def paths_and_counts(manifest, data_dir):
+    """Paths of the shards that hold records, and how many each holds."""
+    shards = [shard for shard in manifest["shards"] if shard["records"]]
+    paths = [os.path.join(data_dir, shard["file"]) for shard in shards]
+    return paths, [shard["records"] for shard in shards]
+
+
+def reader(paths, counts, cache, damaged):
+    """A function in the graph: numbers of shards [n] -> their serialised records, in order."""
+    expected = tf.constant(counts, tf.int64)
+
+    def read(shards):
+        count = tf.reduce_sum(tf.gather(expected, shards))
+        # One more than there should be, so that a surplus is seen as well as a lack.
+        files = tf.data.TFRecordDataset(tf.gather(paths, shards), buffer_size=4 << 20)
+        serialized = files.batch(count + 1).get_single_element()
+        same = tf.debugging.assert_equal(
+            tf.size(serialized, tf.int64), count, "A shard does not match its manifest."
+        )
+        with tf.control_dependencies([same]):
+            return tf.identity(serialized)
+
+    def read_whole(shards):
+        def join(shards):
+            parts = [_whole_records(paths[i], counts[i], damaged) for i in shards]
+            return np.array([record for part in parts for record in part], object)
+
+        serialized = tf.numpy_function(join, [shards], tf.string, stateful=False)
+        return tf.ensure_shape(serialized, [None])
+
+    if damaged is not None:
+        read = read_whole
+    if not cache:
+        return read
+    everything = tf.RaggedTensor.from_row_lengths(read(tf.range(len(paths))), expected)
+    return lambda shards: tf.gather(everything, shards).flat_values
+
+
+def _whole_records(path, count, damaged):
+    """The `count` records of a shard, those that are damaged replaced by the next whole ones."""
+    found, damages = records.salvage(path)
+    if len(found) > count:
+        raise UserError(f"{path} holds more than the {count} records of its manifest.")
+    for damage in damages:
+        damaged[path, damage.number] = damage
+    for number in range(len(found), count):
+        damaged[path, number] = records.Damage(number, None, "is missing")
+    found += [None] * (count - len(found))
+    whole = [number for number, record in enumerate(found) if record is not None]
+    if not whole:
+        raise UserError(f"{path} holds no whole record.")
+    places = np.searchsorted(whole, np.arange(count)) % len(whole)
+    return [found[whole[place]] for place in places]

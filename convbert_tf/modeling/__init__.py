@@ -1,0 +1,1 @@
+"""The model on every backend of Keras: layers, encoder, heads, pre-training."""

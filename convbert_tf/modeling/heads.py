@@ -1,0 +1,370 @@
+"""Heads for fine-tuning: TextClassifier, TokenClassifier, QuestionAnswerer; each with its losses.
+
+Axes as in layers.py, and J the beam of the question answerer. No TensorFlow.
+"""
+
+import keras
+from keras import ops
+
+from convbert_tf.console import say
+from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.gradients import custom_gradient
+from convbert_tf.modeling.linear import Dense, activation, gelu
+from convbert_tf.weights import presets
+
+# What the original subtracts from the logits of positions that cannot be an answer.
+NO_ANSWER = 1000.0
+QA_HIDDEN_SIZE = 512
+
+
+class _Head(keras.Model):
+    """A head on `self.encoder`: what the models below share.
+
+    Heads compute in float32 whatever the precision policy, as they are small; so they are float32
+    models around an encoder of the policy's type. `_SAME` names the options that must be equal for
+    a head's weights to mean the same.
+    """
+
+    _SAME = ()
+
+    @classmethod
+    def from_preset(cls, source, **options):
+        """The model of a preset or Hugging Face directory, or of "hf://owner/name@revision".
+
+        With `options`, or where there is another kind of model, as `start_from`: so fine-tuning
+        starts from anything.
+        """
+        return cls.start_from(presets.load(source), source, **options)
+
+    @classmethod
+    def start_from(cls, model, source="the model", **options):
+        """A model of this class with `options` on the encoder of `model` (any of this package).
+
+        Options that are not given are those of `model` where it is of this class. Its head goes
+        along if its labels, sizes and kind are what `options` ask for; if not, the head is new. A
+        line says what is kept or dropped; `source` names `model` there.
+        """
+        same_class = isinstance(model, cls)
+        if same_class and not options:
+            return model
+        encoder = getattr(model, "encoder", model)
+        old = model._options() if same_class else {}
+        new = cls(encoder, **(old | options))
+        changes = [f"{key} {old[key]!r} -> {value!r}" for key, value in new._meaning(old)]
+        if same_class and not changes:
+            for layer, other in zip(new._own_layers(), model._own_layers(), strict=True):
+                layer.set_weights(other.get_weights())
+            say(f"{source}: its head is kept")
+        elif isinstance(model, _Head):
+            reason = "; ".join(changes) or f"it is a {type(model).__name__}"
+            say(f"{source}: its head is dropped ({reason}); the new one has random weights")
+        return new
+
+    def _options(self):
+        """All options of the constructor but the encoder."""
+        return {key: value for key, value in self.get_config().items() if key != "encoder"}
+
+    def _meaning(self, old):
+        """(option, value) of those in `_SAME` that differ from `old`, if there is any."""
+        new = self._options()
+        return [(key, new[key]) for key in self._SAME if old and new[key] != old[key]]
+
+    def _own_layers(self):
+        return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
+
+    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+        """Writes a preset directory; see presets.save."""
+        presets.save(self, directory, vocab_file, lower_case)
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = ConvBertEncoder.from_config(config["encoder"]["config"])
+        return cls(**(config | {"encoder": encoder}))
+
+    def get_config(self):
+        return {"encoder": keras.saving.serialize_keras_object(self.encoder), "name": self.name}
+
+    def _dense(self, input_size, units, name, act=None):
+        layer = Dense(units, activation=act, dtype="float32", name=name)
+        layer.build((None, input_size))
+        return layer
+
+
+class _Classifier(_Head):
+    """What the classifiers of texts and of tokens share."""
+
+    _SAME = ("num_classes", "labels")
+
+    def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.encoder, self.num_classes = encoder, num_classes
+        self.labels = list(labels) if labels else None
+        self.dropout = keras.layers.Dropout(dropout, dtype="float32")
+        self.logits = self._dense(encoder.config.hidden_size, num_classes, "logits")
+        self.built = True
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "dropout": self.dropout.rate,
+            "labels": self.labels,
+        }
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class TextClassifier(_Classifier):
+    """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
+
+    With num_classes=1 it is a regressor (STS-B).
+
+    Args:
+        encoder: ConvBertEncoder.
+        num_classes: number of logits.
+        dropout: rate on the pooled output while training.
+        labels: names of the classes, or None.
+        hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
+            encoder's activation -> dropout -> Dense(num_classes).
+
+    Call: the encoder's inputs -> logits float32 [B, num_classes].
+
+    Weights: `encoder`, `logits`; `hidden` [H, H] with `hidden_layer`.
+    """
+
+    _SAME = (*_Classifier._SAME, "hidden_layer")
+
+    def __init__(
+        self, encoder, num_classes, dropout=0.1, labels=None, hidden_layer=False, **kwargs
+    ):
+        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
+        self.hidden_layer = hidden_layer
+        if hidden_layer:
+            size = encoder.config.hidden_size
+            act = activation(encoder.config.hidden_act)
+            self.hidden = self._dense(size, size, "hidden", act)
+
+    def call(self, inputs, training=False):
+        pooled = self.encoder(inputs, training=training)["pooled_output"]
+        features = self.dropout(ops.cast(pooled, "float32"), training=training)
+        if self.hidden_layer:
+            features = self.dropout(self.hidden(features), training=training)
+        return self.logits(features)
+
+    def example_losses(self, logits, batch):
+        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them."""
+        if self.num_classes == 1:
+            return ops.square(logits[:, 0] - ops.cast(batch["label_ids"], "float32"))
+        return cross_entropy(logits, batch["label_ids"])
+
+    def get_config(self):
+        return super().get_config() | {"hidden_layer": self.hidden_layer}
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class TokenClassifier(_Classifier):
+    """Labels each token (named entities, parts of speech): dropout -> Dense(num_classes).
+
+    Args: as TextClassifier, without a hidden layer.
+
+    Call: the encoder's inputs -> logits float32 [B, T, num_classes].
+
+    Weights: `encoder`, `logits`.
+    """
+
+    def call(self, inputs, training=False):
+        hidden = self.encoder(inputs, training=training)["sequence_output"]
+        return self.logits(self.dropout(ops.cast(hidden, "float32"), training=training))
+
+    def example_losses(self, logits, batch):
+        """Loss of each example [B]: the sum over its tokens with `label_ids` [B, T] >= 0."""
+        labels = ops.convert_to_tensor(batch["label_ids"])
+        losses = cross_entropy(logits, ops.maximum(labels, 0))
+        return ops.sum(losses * ops.cast(labels >= 0, "float32"), axis=1)
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class QuestionAnswerer(_Head):
+    """Finds the span of a context that answers a question; the original's joint head.
+
+    The start comes from a Dense(1). The end is scored given the start, from the hidden states of
+    both: the labelled start in training, the J best starts in prediction. With `answerable`, a
+    third head tells from the first token and the start-weighted hidden state whether the question
+    has no answer. Only [CLS] (for "no answer") and tokens of the second segment can be chosen.
+
+    With joint=False the end does not depend on the start: both come from one Dense(2), as in
+    Hugging Face's head (and, with the loss over the tokens above alone, in the original's
+    `joint_prediction=False`).
+
+    Args:
+        encoder: ConvBertEncoder.
+        answerable: whether to learn that a question has no answer (SQuAD 2.0).
+        beam_size: J.
+        joint: whether the end is scored given the start.
+
+    Call:
+        inputs: the encoder's inputs; when training also `start_positions` int [B].
+        Returns a dict of float32 "start_logits" [B, T] and, if answerable, "answerable_logit" [B]
+        (positive: no answer); when training "end_logits" [B, T]; else "start_top_log_probs",
+        "start_top_index" [B, J] and "end_top_log_probs", "end_top_index" [B, J, J]: for each of
+        the J best starts its J best ends; positions from T on, at -1e9, where T is below J.
+        With joint=False "start_logits" and "end_logits" [B, T] are always there, and of all tokens.
+
+    Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`, or `logits` [H, 2] with joint=False;
+    `answerable_hidden` [2H, 512], `answerable_logit`.
+    """
+
+    _SAME = ("answerable", "joint")
+
+    def __init__(self, encoder, answerable=False, beam_size=20, joint=True, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.encoder, self.answerable = encoder, answerable
+        self.beam_size, self.joint = beam_size, joint
+        hidden_size = encoder.config.hidden_size
+        if joint:
+            self.start = self._dense(hidden_size, 1, "start")
+            self.end_hidden = self._dense(2 * hidden_size, QA_HIDDEN_SIZE, "end_hidden")
+            self.end = self._dense(QA_HIDDEN_SIZE, 1, "end")
+        else:
+            self.logits = self._dense(hidden_size, 2, "logits")
+        if answerable:
+            self.answerable_hidden = self._dense(
+                2 * hidden_size, QA_HIDDEN_SIZE, "answerable_hidden", gelu
+            )
+            self.answerable_logit = self._dense(QA_HIDDEN_SIZE, 1, "answerable_logit")
+        self.built = True
+
+    def call(self, inputs, training=False):
+        hidden = ops.cast(self.encoder(inputs, training=training)["sequence_output"], "float32")
+        excluded = NO_ANSWER * (1 - self._answer_mask(inputs))  # [B, T]
+        if self.joint:
+            starts = inputs["start_positions"] if training else None
+            outputs = self._joint_outputs(hidden, excluded, starts)
+            start_logits = outputs["start_logits"]
+        else:
+            logits = self.logits(hidden)
+            outputs = {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
+            start_logits, end_logits = (outputs[f"{x}_logits"] - excluded for x in ("start", "end"))
+            outputs |= {} if training else self._independent_beam(start_logits, end_logits)
+        if self.answerable:
+            weights = ops.softmax(start_logits, axis=-1)[:, :, None]
+            expected_start = ops.sum(weights * hidden, axis=1)
+            features = ops.concatenate([hidden[:, 0], expected_start], axis=-1)
+            logits = self.answerable_logit(self.answerable_hidden(features))
+            outputs["answerable_logit"] = logits[:, 0]
+        return outputs
+
+    def _joint_outputs(self, hidden, excluded, starts):
+        """`starts` int [B]: of the ends to score; None for the beam's."""
+        start_logits = self.start(hidden)[:, :, 0] - excluded
+        if starts is None:
+            return {"start_logits": start_logits} | self._beam(hidden, start_logits, excluded)
+        of_starts = _rows(hidden, starts[:, None])  # [B, 1, H]
+        end_logits = self._end_logits(hidden, of_starts)[:, 0] - excluded
+        return {"start_logits": start_logits, "end_logits": end_logits}
+
+    def _answer_mask(self, inputs):
+        """1 for context tokens (the closing [SEP] too, as in the original) and for [CLS]."""
+        mask = ops.cast(inputs["input_mask"] * inputs["segment_ids"], "float32")
+        first = ops.cast(ops.arange(ops.shape(mask)[1]) == 0, "float32")
+        return mask + first[None]
+
+    def _end_logits(self, hidden, starts):
+        """hidden [B, T, H] and the hidden states of starts [B, J, H] -> logits [B, J, T].
+
+        The dense layer on [start; end] is applied to each half once and added, so that the pairs
+        are never concatenated.
+        """
+        size = hidden.shape[-1]
+        kernel = self.end_hidden.kernel
+        of_starts = ops.matmul(starts, kernel[:size]) + self.end_hidden.bias  # [B, J, 512]
+        of_ends = ops.matmul(hidden, kernel[size:])  # [B, T, 512]
+        pairs = gelu(of_starts[:, :, None] + of_ends[:, None])  # [B, J, T, 512]
+        return self.end(pairs)[..., 0]
+
+    def _beam(self, hidden, start_logits, excluded):
+        start_log_probs, start_index = _top_k(ops.log_softmax(start_logits), self.beam_size)
+        starts = ops.minimum(start_index, ops.shape(hidden)[1] - 1)
+        end_logits = self._end_logits(hidden, _rows(hidden, starts)) - excluded[:, None]
+        end_log_probs, end_index = _top_k(ops.log_softmax(end_logits), self.beam_size)
+        return _beams(start_log_probs, start_index, end_log_probs, end_index)
+
+    def _independent_beam(self, start_logits, end_logits):
+        """The J best ends are the same for each start."""
+        starts, ends = (
+            _top_k(ops.log_softmax(x), self.beam_size) for x in (start_logits, end_logits)
+        )
+        ends = [ops.repeat(x[:, None], self.beam_size, axis=1) for x in ends]  # [B, J, J]
+        return _beams(*starts, *ends)
+
+    def example_losses(self, outputs, batch, answerable_weight=0.5):
+        """Loss of each example [B], from outputs in training mode."""
+        losses = (
+            cross_entropy(outputs["start_logits"], batch["start_positions"])
+            + cross_entropy(outputs["end_logits"], batch["end_positions"])
+        ) / 2
+        if self.answerable:
+            impossible = ops.cast(batch["is_impossible"], "float32")
+            losses += answerable_weight * sigmoid_cross_entropy(
+                outputs["answerable_logit"], impossible
+            )
+        return losses
+
+    def get_config(self):
+        return super().get_config() | {
+            "answerable": self.answerable,
+            "beam_size": self.beam_size,
+            "joint": self.joint,
+        }
+
+
+def _beams(*values):
+    names = ("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index")
+    return dict(zip(names, values, strict=True))
+
+
+def _top_k(log_probs, k):
+    """The k best of the last axis; where it is shorter than k, positions behind it at -1e9."""
+    num_tokens = log_probs.shape[-1]
+    missing = k if num_tokens is None else max(0, k - num_tokens)
+    if missing:
+        widths = [[0, 0]] * (len(log_probs.shape) - 1) + [[0, missing]]
+        log_probs = ops.pad(log_probs, widths, constant_values=-1e9)
+    values, index = ops.top_k(log_probs, k)
+    return values, ops.cast(index, "int32")
+
+
+def _rows(x, index):
+    """x [B, T, H], index int [B, J] -> [B, J, H]."""
+    return ops.take_along_axis(x, index[:, :, None], axis=1)
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[labels]: logits [..., C], labels int [...] -> [...].
+
+    With its own gradient, which keeps the exponentials: over a vocabulary that is twice as quick
+    on CPUs as what backends offer.
+    """
+    num_classes = ops.shape(logits)[-1]  # of tokens: not known while tracing
+    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
+
+    @custom_gradient
+    def losses(logits):
+        shifted = logits - ops.max(logits, axis=-1, keepdims=True)  # [n, C]
+        weights = ops.exp(shifted)
+        total = ops.sum(weights, axis=-1, keepdims=True)
+
+        def gradient(dy):
+            softmax = weights * (dy / total)
+            at_labels = ops.take_along_axis(softmax, labels, axis=-1) - dy
+            rows = ops.arange(ops.shape(softmax)[0], dtype="int32")[:, None]
+            indices = ops.concatenate([rows, labels], axis=-1)
+            return ops.scatter_update(softmax, indices, at_labels[:, 0])
+
+        return ops.log(total) - ops.take_along_axis(shifted, labels, axis=-1), gradient
+
+    flat = losses(ops.reshape(logits, (-1, num_classes)))
+    return ops.reshape(flat, ops.shape(logits)[:-1])
+
+
+def sigmoid_cross_entropy(logits, labels):
+    """Elementwise, in the form that neither overflows nor loses digits."""
+    return ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))

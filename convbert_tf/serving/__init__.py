@@ -1,0 +1,21 @@
+"""Models that take text and give answers: SavedModels with the tokenizer inside.
+
+What is public here is loaded when it is first used.
+"""
+
+import importlib
+
+_PUBLIC = {
+    "ClassifierServer": "saved_model",
+    "QuestionAnswererServer": "saved_model",
+    "export": "saved_model",
+    "freeze": "inference",
+}
+
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

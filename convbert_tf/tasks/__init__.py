@@ -1,0 +1,1 @@
+"""A module a family of tasks: training, scoring, predicting."""

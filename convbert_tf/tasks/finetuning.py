@@ -1,0 +1,326 @@
+"""Fine-tuning on GLUE and SQuAD: from a preset and a task's files to its official metric.
+
+`run` does it all; what differs between the two kinds of task stands in `GlueData` and `SquadData`.
+"""
+
+import os
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from convbert_tf.config import check_length
+from convbert_tf.console import UserError, say
+from convbert_tf.data import input_pipeline, records
+from convbert_tf.files import write_json
+from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
+from convbert_tf.tasks import glue, squad, squad_decoding
+from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.training import checkpoints, loop, strategies
+from convbert_tf.weights import presets
+
+SQUAD_TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
+
+
+class FinetuningTask:
+    """A model with `example_losses`, as trainer.Trainer takes it.
+
+    The loss is the sum over the global batch, as in the original; with the gradient clipped and
+    Adam behind it, that differs from the mean in how often it is clipped.
+    """
+
+    count_shapes = {"loss_sum": (), "examples": ()}
+    eval_dataset = None
+
+    def __init__(self, model, train_dataset, **loss_options):
+        self.model, self.train_dataset = model, train_dataset
+        self._loss_options = loss_options
+
+    def prepare(self, batch):
+        return batch, {"task": None}
+
+    def losses(self, batch, training):
+        outputs = self.model(batch, training=training)
+        total = tf.reduce_sum(self.model.example_losses(outputs, batch, **self._loss_options))
+        examples = tf.cast(tf.shape(batch["input_ids"])[0], tf.float32)
+        return {"task": (1.0, total)}, {"loss_sum": total, "examples": examples}
+
+    def metrics(self, counts):
+        return {"loss": float(counts["loss_sum"] / max(counts["examples"], 1))}
+
+
+class GlueData:
+    """A GLUE task's files: records to train on, and scoring of the dev set.
+
+    Args:
+        config: TaskConfig; `data_dir` holds train.tsv and dev.tsv.
+        tokenizer: WordPieceTokenizer.
+        work_dir: for the records.
+    """
+
+    def __init__(self, config, tokenizer, work_dir):
+        self.config, self.tokenizer, self.work_dir = config, tokenizer, work_dir
+        self.task = glue.find_task(config.name)
+        self.schema = self.task.schema
+
+    def make_model(self, model):
+        """A classifier on the encoder of `model`; with its head if that has this task's labels."""
+        labels, dropout = self.task.labels, self.config.classifier_dropout
+        options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
+        return TextClassifier.start_from(model, self.config.init_from, **options)
+
+    def serving(self):
+        """What serving.export needs to answer as this task is scored."""
+        settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
+        return settings | ({"max_score": self.task.max_score} if self.task.is_regression else {})
+
+    def write_training_records(self, path):
+        return glue.write_records(
+            path,
+            self.task,
+            glue.read_examples(self.task, self.config.data_dir, "train"),
+            self.tokenizer,
+            self.config.max_seq_length,
+            double_unordered=self.config.double_unordered,
+        )
+
+    def read_evaluation(self, split="dev"):
+        """Records of `split` to predict, in memory."""
+        self.examples = glue.read_examples(self.task, self.config.data_dir, split)
+        path = os.path.join(self.work_dir, f"{split}.tfrecord")
+        glue.write_records(
+            path, self.task, self.examples, self.tokenizer, self.config.max_seq_length
+        )
+        return records.read(path)
+
+    def baseline(self):
+        """Metrics of always giving the training set's most frequent answer."""
+        train = glue.read_examples(self.task, self.config.data_dir, "train")
+        return glue.majority_baseline(self.task, train, self.examples)
+
+    def classes(self, logits):
+        """Class ids int [n], or scores float [n], of logits [n, C]."""
+        return logits[:, 0] if self.task.is_regression else np.argmax(logits, axis=-1)
+
+    def score(self, outputs, output_dir):
+        """Metrics of the outputs for the records of `read_evaluation`; predictions to a file."""
+        predictions = self.classes(outputs["logits"])
+        os.makedirs(output_dir, exist_ok=True)
+        glue.write_submission(
+            os.path.join(output_dir, f"{self.task.folder or self.task.name}.tsv"),
+            self.task,
+            predictions,
+        )
+        return glue.metrics(self.task, predictions, [example.label for example in self.examples])
+
+
+class SquadData:
+    """SQuAD's files: records to train on, and official scoring of the dev set.
+
+    Args: as GlueData; `data_dir` holds train.json and dev.json.
+    """
+
+    schema = records.SQUAD
+
+    def __init__(self, config, tokenizer, work_dir):
+        self.config, self.tokenizer, self.work_dir = config, tokenizer, work_dir
+        self.version2 = SQUAD_TASKS[config.name]
+
+    def make_model(self, model):
+        """A question answerer on the encoder of `model`; with its head if it is of this kind."""
+        options = {"answerable": self.version2, "beam_size": self.config.beam_size}
+        options |= {} if self.config.joint_prediction else {"joint": False}
+        return QuestionAnswerer.start_from(model, self.config.init_from, **options)
+
+    def serving(self):
+        names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
+        return {name: getattr(self.config, name) for name in names}
+
+    def _windows(self, split):
+        training = split == "train"
+        path = os.path.join(self.config.data_dir, f"{split}.json")
+        examples = squad.read_examples(path, training, self.version2)
+        windows = squad.make_windows(
+            examples,
+            self.tokenizer,
+            self.config.max_seq_length,
+            self.config.doc_stride,
+            self.config.max_query_length,
+            training,
+        )
+        return path, windows
+
+    def write_training_records(self, path):
+        return squad.write_records(path, self._windows("train")[1])
+
+    def baseline(self):
+        """Official metrics of random spans of the usual length."""
+        examples = squad.read_examples(self.path, False, self.version2)
+        return squad_decoding.evaluate(self.path, squad_decoding.span_baseline(examples, seed=0))
+
+    def read_evaluation(self, split="dev"):
+        """Records of the windows of `split`, in memory."""
+        self.path, self.windows = self._windows(split)
+        records_file = os.path.join(self.work_dir, f"{split}.tfrecord")
+        squad.write_records(records_file, self.windows)
+        return records.read(records_file)
+
+    def score(self, outputs, output_dir):
+        """Official metrics, in percent, of the outputs for `read_evaluation`'s records."""
+        predictions, nbest, null_odds = squad_decoding.decode(
+            self.windows,
+            outputs,
+            self.config.max_answer_length,
+            self.config.n_best_size,
+            self.version2,
+        )
+        squad_decoding.write_predictions(output_dir, predictions, nbest, null_odds)
+        return squad_decoding.evaluate(self.path, predictions, null_odds or None)
+
+
+def make_data(config, tokenizer, work_dir):
+    """GlueData or SquadData, by the task's name."""
+    kind = SquadData if config.name in SQUAD_TASKS else GlueData
+    return kind(config, tokenizer, work_dir)
+
+
+class Predictor:
+    """Computes outputs of a model for all records of a set; traced at its first use.
+
+    Args:
+        model: TextClassifier or QuestionAnswerer, made in the scope of `strategy`.
+        strategy: tf.distribute.Strategy.
+    """
+
+    def __init__(self, model, strategy):
+        self.model, self.strategy = model, strategy
+        self._step = None
+
+    def __call__(self, serialized, schema, batch_size, max_seq_length):
+        """Outputs for every record, in the records' order.
+
+        Args:
+            serialized: list of N records whose `example_id`s are 0 .. N-1.
+            schema: of the records.
+            batch_size: global.
+            max_seq_length: at least the longest record.
+
+        Returns:
+            name -> array [N, ...]; a classifier's logits as "logits".
+        """
+        dataset = self.strategy.distribute_datasets_from_function(
+            lambda context: input_pipeline.prediction_dataset(
+                serialized,
+                schema,
+                batch_size=batch_size,
+                max_seq_length=max_seq_length,
+                input_context=context,
+            )
+        )
+        if self._step is None:
+            # With its signature known there is one trace for all lengths.
+            signature = [dataset.element_spec]
+            self._step = tf.function(self._outputs, input_signature=signature, autograph=False)
+        batches = [tf.nest.map_structure(np.asarray, self._step(batch)) for batch in dataset]
+        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        real = outputs.pop("example_weights") > 0
+        order = np.argsort(outputs.pop("example_id")[real], kind="stable")
+        return {name: values[real][order] for name, values in outputs.items()}
+
+    def _outputs(self, batch):
+        outputs = self.strategy.run(_decision, args=(self.model, batch))
+        return tf.nest.map_structure(lambda x: self.strategy.gather(x, axis=0), outputs)
+
+
+def _decision(model, batch):
+    outputs = model(batch, training=False)
+    if not isinstance(outputs, dict):
+        outputs = {"logits": outputs}
+    of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
+    kept = {name: value for name, value in outputs.items() if name not in of_tokens}
+    return kept | {name: batch[name] for name in ("example_id", "example_weights")}
+
+
+class _Evaluator(orbit.AbstractEvaluator):
+    """Predicts the dev set and scores it, when Orbit asks."""
+
+    def __init__(self, data, model, experiment, strategy):
+        self.data, self.experiment = data, experiment
+        self.predict = Predictor(model, strategy)
+        self.serialized = data.read_evaluation()
+        self.baseline = data.baseline()
+
+    def evaluate(self, num_steps=-1):
+        task, options = self.experiment.task, self.experiment.training
+        outputs = self.predict(
+            self.serialized, self.data.schema, options.batch_size, task.max_seq_length
+        )
+        results = self.data.score(outputs, os.path.join(options.model_dir, "predictions"))
+        report = {"metrics": results, "baseline": self.baseline}
+        write_json(os.path.join(options.model_dir, "eval_results.json"), report)
+        return results
+
+
+def run(experiment, allow_config_change=False):
+    """Fine-tunes as `experiment` (FinetuningExperiment) says; returns the dev set's metrics.
+
+    Leaves in `model_dir`: checkpoints and TensorBoard logs, predictions/, eval_results.json and
+    preset/, the fine-tuned model with its vocabulary.
+    """
+    task, options = experiment.task, experiment.training
+    if not task.init_from or not options.model_dir:
+        raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
+    init_from = presets.fetch(task.init_from)
+    vocab_file, lower_case = presets.vocabulary(init_from)
+    strategy = strategies.set_up(options)
+    same_config = checkpoints.save_config(experiment, options.model_dir, allow_config_change)
+    tokenizer = WordPieceTokenizer(vocab_file, lower_case)
+    work_dir = os.path.join(options.model_dir, "records")
+    data = make_data(task, tokenizer, work_dir)
+
+    train_file = os.path.join(work_dir, "train.tfrecord")
+    # Without a checkpoint, the task's files may have been mended since.
+    begun = same_config and checkpoints.latest(options.model_dir)
+    if not (begun and os.path.exists(train_file)):
+        say(f"{data.write_training_records(train_file):,} training records in {train_file}")
+    steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
+    num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))
+    with strategy.scope():
+        model = presets.load(init_from)
+        if task.from_scratch:
+            model = ConvBertEncoder(getattr(model, "encoder", model).config)
+        model = data.make_model(model)
+    encoder = model.encoder
+    presets.check_vocabulary(vocab_file, model)
+    check_length(task.max_seq_length, encoder.config)
+    is_squad = isinstance(data, SquadData) and data.version2
+    loss_options = {"answerable_weight": task.answerable_weight} if is_squad else {}
+
+    def train_dataset(start_step, context):
+        return input_pipeline.finetuning_dataset(
+            train_file,
+            data.schema,
+            batch_size=options.batch_size,
+            max_seq_length=task.max_seq_length,
+            seed=options.seed,
+            start_step=start_step,
+            bucket=options.strategy != "tpu" and not options.jit_compile,
+            vocab_size=encoder.config.vocab_size,
+            input_context=context,
+        )
+
+    evaluator = _Evaluator(data, model, experiment, strategy)
+    if options.best_metric:
+        checkpoints.check_metric(options.best_metric.removeprefix("best_"), evaluator.baseline)
+    results = loop.fit(
+        FinetuningTask(model, train_dataset, **loss_options),
+        options,
+        num_train_steps,
+        strategy,
+        num_hidden_layers=encoder.config.num_hidden_layers,
+        evaluator=evaluator,
+    )
+    preset_dir = os.path.join(options.model_dir, "preset")
+    presets.save(model, preset_dir, vocab_file, lower_case, data.serving())
+    return results

@@ -1,0 +1,1 @@
+"""Strings to ids: vocabularies, the WordPiece tokenizer, preprocessing of raw strings."""

@@ -1,0 +1,1 @@
+"""Strategies, optimiser, one step in the graph, one loop for every task."""

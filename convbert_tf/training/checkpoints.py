@@ -1,0 +1,329 @@
+"""What a run leaves in its model_dir to go on from: its config, its last and its best checkpoints.
+
+    config.json             the resolved config
+    checkpoints/ckpt-STEP   all state of the run, the last `keep_checkpoints` of them
+    best/ckpt-STEP          the same at the best evaluation, if `best_metric` is set
+    best.json               that evaluation's step and metric
+
+Each file is there whole or not at all, whenever the process is killed.
+"""
+
+import math
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from convbert_tf import config as configs
+from convbert_tf.console import UserError, reason
+from convbert_tf.files import read_json, write_json
+from convbert_tf.weights import presets
+
+BEST_FILE = "best.json"
+# Of the model's config, what leaves a checkpoint's weights as they are.
+_FREE = (
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "mask_convolution",
+    "pad_token_id",
+)
+_HEADS = {
+    "pretraining": ("objective", "untied_generator", "uniform_generator"),
+    "task": ("name", "joint_prediction"),
+}
+_POSITIONS = "position_embeddings"
+
+
+def save_config(experiment, model_dir, allow_change=False):
+    """Saves the experiment in `model_dir`; a run that is there must have had the same.
+
+    A run that ended before its first checkpoint, say for a missing file, holds nothing to go on
+    from, so another configuration may take its place. With a checkpoint, the model and the length
+    that it has reached stay what they are in any case.
+
+    Returns:
+        Whether the same configuration was there, so that files made by it are still good.
+
+    Raises:
+        UserError: a run with another configuration is there, and `allow_change` is not set or the
+            change is an impossible one; or `model_dir` cannot be written.
+    """
+    path = os.path.join(model_dir, configs.CONFIG_FILE)
+    changed = ["no config"]
+    if os.path.exists(path):
+        values = read_json(path, "a run's config")
+        try:
+            saved = configs.from_config_dict(type(experiment), values)
+        except UserError as error:
+            raise UserError(
+                f"{path} is of no such run ({error}): name another model_dir."
+            ) from error
+        changed = configs.differences(saved, experiment)
+        if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
+            _check_change(changed, model_dir, experiment, allow_change)
+    try:
+        configs.save(experiment, path)
+    except OSError as error:
+        raise UserError(f"model_dir {model_dir} cannot be written: {error.strerror}.") from error
+    return not changed
+
+
+def _check_change(changed, model_dir, experiment, allow_change):
+    if changed and not allow_change:
+        raise UserError(
+            f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose another "
+            "model_dir, or resume with the change by --allow_config_change."
+        )
+    for change in changed:
+        section, key = change.partition(":")[0].split(".")
+        if (section == "model" and key not in _FREE) or key in _HEADS.get(section, ()):
+            raise UserError(
+                f"{model_dir} holds a run of another model ({change}), which cannot go on as this "
+                "one: choose another model_dir."
+            )
+    step, end = _step_of(latest(model_dir)), experiment.training.num_train_steps
+    if step and step > end:
+        raise UserError(
+            f"the run in {model_dir} is at step {step:,}, beyond num_train_steps {end:,}: set more."
+        )
+
+
+def latest(model_dir):
+    """Prefix of the last checkpoint of the run in `model_dir`, or None."""
+    return _latest_in(os.path.join(model_dir, "checkpoints"))
+
+
+def _latest_in(directory):
+    try:
+        found = tf.train.latest_checkpoint(directory)
+    except ValueError:
+        found = None
+    if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
+        raise UserError(
+            f"{directory}/checkpoint names no checkpoint that is there: mend or delete it."
+        )
+    return found
+
+
+def state(model, optimizer, global_step):
+    """All state of a run, as its checkpoints hold it: weights and optimiser by path, step."""
+    return tf.train.Checkpoint(
+        model={variable.path: variable.value for variable in model.weights},
+        optimizer={variable.path: variable.value for variable in optimizer.variables},
+        global_step=global_step,
+    )
+
+
+class Manager(tf.train.CheckpointManager):
+    """The last checkpoints of a run; errors of reading and writing them in one clear line.
+
+    Args:
+        checkpoint: tf.train.Checkpoint.
+        directory: of the checkpoints.
+        global_step: tf.Variable, the number of the checkpoint.
+        keep: how many.
+        interval: least number of steps between two; None where this process saves none.
+        init_fn: called where there is no checkpoint to go on from.
+    """
+
+    def __init__(self, checkpoint, directory, global_step, keep, interval, init_fn=None):
+        found = _latest_in(directory)
+        if interval:
+            _remove_unfinished(directory, found)
+        super().__init__(
+            checkpoint,
+            directory,
+            max_to_keep=keep,
+            step_counter=global_step,
+            checkpoint_interval=interval,
+            init_fn=init_fn,
+            last_checkpoint_step=_step_of(found) if found else None,
+        )
+
+    def save(self, *args, **kwargs):
+        try:
+            return super().save(*args, **kwargs)
+        except (tf.errors.OpError, OSError) as error:
+            kept = f"that of step {_step_of(self.latest_checkpoint)} is whole"
+            raise UserError(
+                f"no checkpoint could be written to {self.directory} "
+                f"({reason(error)}); {kept if self.latest_checkpoint else 'there is no earlier'}: "
+                "make room there, then give the same command again."
+            ) from error
+
+    def restore_or_initialize(self):
+        try:
+            self._check_weights()
+            return super().restore_or_initialize()
+        except (tf.errors.OpError, IndexError) as error:  # IndexError: a file that is too short
+            others = [_step_of(path) for path in self.checkpoints if path != self.latest_checkpoint]
+            raise UserError(
+                f"the checkpoint {self.latest_checkpoint} cannot be read ({reason(error)}); to go "
+                f"on from an earlier one ({', '.join(map(str, others)) or 'there is none'}), name "
+                f"it in {os.path.join(self.directory, 'checkpoint')}."
+            ) from error
+
+    def _check_weights(self):
+        """Refuses a checkpoint that holds other weights than the model has."""
+        weights = getattr(self._checkpoint, "model", {})
+        if not self.latest_checkpoint or not weights:
+            return
+        shapes = dict(tf.train.list_variables(self.latest_checkpoint))
+        wanted = {_key("model", path): list(variable.shape) for path, variable in weights.items()}
+        held = {name: shape for name, shape in shapes.items() if name.startswith("model/")}
+        if held != wanted:
+            raise UserError(
+                f"{self.latest_checkpoint} is of another model, with {len(held)} weights of which "
+                f"{sum(wanted.get(name) == shape for name, shape in held.items())} fit this one "
+                f"with {len(wanted)}: choose another model_dir."
+            )
+
+
+def _key(section, path):
+    """The name in a checkpoint of the variable `path` in a section of `state`."""
+    escaped = path.replace(".", "..").replace("/", ".S")
+    return f"{section}/{escaped}/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def _step_of(prefix):
+    return int(prefix.rpartition("-")[2]) if prefix else None
+
+
+def _remove_unfinished(directory, found):
+    """Removes what a killed process left of checkpoints later than `found`, its last whole one."""
+    last = _step_of(found) if found else -1
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        match = re.match(r"ckpt-(\d+)[._]", name)
+        if match and int(match[1]) > last:
+            path = os.path.join(directory, name)
+            tf.io.gfile.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+class Best:
+    """Keeps the checkpoint of the best evaluation.
+
+    Args:
+        checkpoint, global_step: as for Manager.
+        model_dir: of the run.
+        metric: name of the evaluation's metric; the lower the better if it is a loss.
+    """
+
+    def __init__(self, checkpoint, global_step, model_dir, metric):
+        self.metric, self.path = metric, os.path.join(model_dir, BEST_FILE)
+        self.manager = Manager(checkpoint, os.path.join(model_dir, "best"), global_step, 1, 1)
+        self.value = None
+        if os.path.exists(self.path):
+            saved = read_json(self.path, "the best evaluation")
+            self.value = saved["value"] if saved["metric"] == metric else None
+
+    def update(self, results, step):
+        """Saves a checkpoint if `results` of `step` are better than all before."""
+        check_metric(self.metric, results)
+        value = float(results[self.metric])
+        sign = -1 if self.metric.endswith("loss") else 1
+        better = self.value is None or sign * value > sign * self.value
+        if not better or not math.isfinite(value):
+            return
+        self.manager.save(checkpoint_number=step, check_interval=False)
+        self.value = value
+        write_json(self.path, {"metric": self.metric, "value": value, "step": step})
+
+
+def check_metric(metric, names):
+    """Refuses a `best_metric` that is not among the `names` of an evaluation's metrics."""
+    if metric not in names:
+        raise UserError(f"best_metric {metric!r} is none of {', '.join(sorted(names))}.")
+
+
+# --- starting from another run ---
+
+
+def initialize(model, optimizer, source, with_optimizer=False):
+    """Sets the weights of `model` to those of `source`; returns a line that says so.
+
+    Position embeddings of another number are cut, or interpolated linearly (first on first and last
+    on last), so that a run may go on at another length.
+
+    Args:
+        model: a Keras model.
+        optimizer: built on its trainable variables.
+        source: a preset directory, or the model_dir of a run, of whose last checkpoint the weights
+            are taken.
+        with_optimizer: whether to take the optimiser's moments too; only a model_dir has them. The
+            schedule begins anew in any case.
+
+    Raises:
+        UserError: nothing to start from at `source`; or a weight is missing there or has another
+            shape.
+    """
+    prefix = latest(source)
+    if prefix is None and with_optimizer:
+        raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
+    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
+        raise UserError(f"{source} is a run that has no checkpoint yet.")
+    wanted = [("model", v) for v in model.weights]
+    if with_optimizer:
+        moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
+        wanted += [("optimizer", v) for v in moments]
+    try:
+        values = _preset_values(source) if prefix is None else _CheckpointValues(prefix)
+        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
+        ) from error
+    fitted = [(variable, _fitted(value, variable, source)) for variable, value, _ in read]
+    for variable, value in fitted:
+        variable.assign(value)
+    what = "weights and moments" if with_optimizer else "weights"
+    said = f"starts from the {what} of {prefix or source}"
+    old = next((value.shape[0] for v, value, path in read if path.endswith(_POSITIONS)), None)
+    new = next((v.shape[0] for v, _, path in read if path.endswith(_POSITIONS)), None)
+    if old != new:
+        how = "cut" if new < old else "interpolated"
+        said += f"; its {old} position embeddings are {how} to {new}"
+    return said
+
+
+def _preset_values(directory):
+    return {("model", v.path): np.asarray(v) for v in presets.load(directory).weights}
+
+
+class _CheckpointValues:
+    """`get((section, path))`: a value of a checkpoint of trainer.Trainer, or None."""
+
+    def __init__(self, prefix):
+        self._reader = tf.train.load_checkpoint(prefix)
+
+    def get(self, name):
+        key = _key(*name)
+        return self._reader.get_tensor(key) if self._reader.has_tensor(key) else None
+
+
+def _fitted(value, variable, source):
+    """`value` in the shape of `variable`, if it is the same or a table of positions."""
+    if value is None:
+        raise UserError(f"{source} has no {variable.path!r}: it holds another kind of model.")
+    shape, name = tuple(variable.shape), variable.path
+    positions = re.search(_POSITIONS + "(_momentum|_velocity)?$", name)
+    if positions and value.shape[1:] == shape[1:]:
+        return resize_positions(value, shape[0])
+    if value.shape != shape:
+        raise UserError(
+            f"{source}: {name!r} has shape {value.shape}, this config asks for {shape}."
+        )
+    return value
+
+
+def resize_positions(table, number):
+    """`table` [P, E] cut to its first `number` rows, or interpolated linearly to that many."""
+    old = len(table)
+    if number <= old:
+        return table[:number]
+    places = np.linspace(0, old - 1, number)
+    low = np.minimum(places.astype(int), max(old - 2, 0))
+    share = (places - low)[:, None].astype(table.dtype)
+    return table[low] * (1 - share) + table[np.minimum(low + 1, old - 1)] * share

@@ -1,0 +1,197 @@
+"""One Orbit training loop for every task: from the last checkpoint to the end, watched and saved.
+
+The step itself, and what a task is, stands in trainer.py.
+"""
+
+import os
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from convbert_tf import files
+from convbert_tf.console import Progress, UserError, reason, say
+from convbert_tf.training import checkpoints, monitoring, optimization, strategies
+from convbert_tf.training.fused_adamw import FusedAdamW
+from convbert_tf.training.interruption import Interrupted, Interruption
+from convbert_tf.training.trainer import Trainer
+
+
+def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evaluator=None):
+    """Trains `task` up to step `num_train_steps`, from the last checkpoint of its model_dir if any.
+
+    SIGTERM or Ctrl-C ends it after the step that is being computed: it saves a checkpoint, says so
+    and raises SystemExit with status 143 or 130.
+
+    Args:
+        task: see trainer.py.
+        training: TrainingConfig; `model_dir` takes what checkpoints and monitoring write.
+        num_train_steps: length of the run, and of the learning-rate schedule.
+        strategy: of `strategies.set_up`; the task's model was made in its scope.
+        num_hidden_layers: for layer-wise learning rates.
+        evaluator: orbit.AbstractEvaluator; the trainer itself (held-out losses) if None and the
+            task has an `eval_dataset`.
+
+    Returns:
+        dict of the last evaluation's metrics; empty without evaluation.
+
+    Raises:
+        UserError: a loss is not finite, a record is damaged, or model_dir cannot be written.
+    """
+    if training.best_metric and evaluator is None and task.eval_dataset is None:
+        raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
+    with strategy.scope():
+        optimizer = optimization.create(training, num_train_steps, num_hidden_layers, FusedAdamW)
+    trainer = Trainer(task, optimizer, training, strategy, Interruption())
+    if evaluator is None and task.eval_dataset is not None:
+        evaluator = trainer
+        if training.best_metric:
+            zeros = {name: np.zeros(shape) for name, shape in task.count_shapes.items()}
+            checkpoints.check_metric(training.best_metric, task.metrics(zeros))
+    with files.only_one(training.model_dir if strategies.is_chief(strategy) else ""):
+        return _run(trainer, evaluator, num_train_steps)
+
+
+def _run(trainer, evaluator, num_train_steps):
+    run = _Run(trainer, evaluator, num_train_steps)
+    try:
+        with trainer.interruption:
+            return run.to_the_end()
+    except Interrupted as error:
+        run.save()
+        say(f"{error}: saved at step {run.step:,}; the same command goes on from there")
+        raise SystemExit(128 + error.signum) from None
+    except (tf.errors.OpError, OSError) as error:
+        raise _told(error, trainer.task, trainer.training.model_dir) from error
+
+
+def _told(error, task, model_dir):
+    """`error` as a UserError, where it is known what it comes from; else `error` itself."""
+    explain = getattr(task, "explain", None)
+    machine = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+    data = isinstance(error, tf.errors.OpError) and not isinstance(error, machine)
+    told = explain(error) if explain and data else error
+    if "OOM when allocating" in str(error):
+        return UserError(
+            "there is not enough memory for a step: take a smaller batch_size, or "
+            "gradient_accumulation_steps, which computes it in parts."
+        )
+    if told is error and isinstance(error, machine):
+        return UserError(
+            f"the run ended by an error of the machine ({reason(error)}); the checkpoints in "
+            f"{model_dir} are whole, and the same command goes on from the last."
+        )
+    return told
+
+
+class _Run:
+    """One call of `fit`: the trainer under Orbit's controller, with what watches and saves it."""
+
+    def __init__(self, trainer, evaluator, num_train_steps):
+        training, self.trainer = trainer.training, trainer
+        self.training, self.evaluator, self.num_train_steps = training, evaluator, num_train_steps
+        self.chief = strategies.is_chief(trainer.strategy)
+        checkpoint, directory = trainer.checkpoint, training.model_dir
+        self.manager = checkpoints.Manager(
+            checkpoint,
+            os.path.join(directory, "checkpoints"),
+            trainer.global_step,
+            training.keep_checkpoints,
+            training.checkpoint_interval if self.chief else None,
+            self._initialize if training.init_from else None,
+        )
+        self.best = None
+        if training.best_metric and evaluator and self.chief:
+            self.best = checkpoints.Best(
+                checkpoint, trainer.global_step, directory, training.best_metric
+            )
+
+    def _initialize(self):
+        training, trainer = self.training, self.trainer
+        said = checkpoints.initialize(
+            trainer.task.model, trainer.optimizer, training.init_from, training.init_optimizer
+        )
+        if self.chief:
+            print(said, file=self.terminal, flush=True)
+
+    @property
+    def step(self):
+        return int(self.trainer.global_step.numpy())
+
+    def save(self):
+        """Saves a checkpoint of this step, if there is none."""
+        if self.chief:
+            self.manager.save(checkpoint_number=self.step, check_interval=False)
+
+    def to_the_end(self):
+        results = {}
+        with monitoring.quiet_orbit() as self.terminal:
+            controller = self._controller()
+            start, end = self.step, self.num_train_steps
+            if start > end:
+                raise UserError(f"the run is at step {start:,}, beyond its end at {end:,}.")
+            self._watch(controller, start)
+            for stop in _stops(start, end, self.training.eval_interval if self.evaluator else 0):
+                controller.train(stop, checkpoint_at_completion=stop == end)
+                if self.evaluator is not None:
+                    results = self._evaluate(controller)
+            if self.chief:
+                self.progress.close()
+        return results
+
+    def _controller(self):
+        directory = self.training.model_dir
+        return orbit.Controller(
+            strategy=self.trainer.strategy,
+            trainer=self.trainer,
+            evaluator=self.evaluator,
+            global_step=self.trainer.global_step,
+            steps_per_loop=min(self.training.steps_per_loop, self.num_train_steps),
+            checkpoint_manager=self.manager,
+            summary_dir=os.path.join(directory, "train") if self.chief else None,
+            eval_summary_dir=os.path.join(directory, "eval") if self.chief else None,
+        )
+
+    def _watch(self, controller, start):
+        """Sets up what is written of the run while it goes; by one worker of several."""
+        if not self.chief:
+            return
+        directory, end = self.training.model_dir, self.num_train_steps
+        self.log = monitoring.MetricsLog(directory, start)
+        monitoring.write_config(directory, os.path.join(directory, "train"))
+        self.progress = Progress(
+            "training", total=end, unit="steps", start=start, stream=self.terminal
+        )
+        controller.train_actions = [
+            monitoring.Report(self.progress, self.trainer.global_step, self.log)
+        ]
+        if start:
+            print(f"resumed from the checkpoint of step {start:,}", file=self.terminal, flush=True)
+
+    def _evaluate(self, controller):
+        interruption = self.trainer.interruption
+        # Of several workers none may leave the others alone in a reduction.
+        interruption.raises = not strategies.is_multi_worker(self.trainer.strategy)
+        if interruption.raises and interruption.signum:
+            raise Interrupted(interruption.signum)
+        output = controller.evaluate(steps=self.training.num_eval_steps or -1)
+        interruption.raises = False
+        # Without what Orbit adds: the evaluation's own speed, which reads as the training's.
+        results = {k: float(v) for k, v in output.items() if k != "steps_per_second"}
+        if self.chief:
+            line = f"step {self.step:,}: {monitoring.format_metrics(results)}"
+            print(line, file=self.terminal, flush=True)
+            self.log.write("eval", self.step, results)
+        if self.best is not None:
+            self.best.update(results, self.step)
+        return results
+
+
+def _stops(start, end, interval):
+    """Steps to evaluate at: every `interval` (if any) after 0 and from `start` on, and `end`.
+
+    At `start` too: the run may have been killed between its checkpoint and the evaluation there.
+    """
+    first = max(-(-start // interval), 1) * interval if interval else end
+    between = range(first, end, interval) if interval else []
+    return [*between, end]

@@ -1,0 +1,1 @@
+"""Formats of stored models, read and written as pure data."""
