@@ -381,6 +381,13 @@ class PretrainingExperiment:
                     f"its {error}"
                 ) from None
 
+    def require_directories(self):
+        """Refuses an experiment without records or without a model_dir."""
+        _require(
+            self.data.train_dir and self.training.model_dir,
+            "set --config.data.train_dir and --config.training.model_dir.",
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetuningExperiment:

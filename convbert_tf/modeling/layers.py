@@ -17,19 +17,18 @@ import keras
 from keras import ops
 
 from convbert_tf.modeling.convolution import convolve_heads, cut
+from convbert_tf.modeling.functions import activation, gelu
 from convbert_tf.modeling.linear import (
     Dense,
     FeedForward,
     GroupedDense,
-    activation,
+    LayerNormalization,
     fields,
     flatten,
-    gelu,
     leading,
     restore,
     truncated_normal,
 )
-from convbert_tf.modeling.normalization import LayerNormalization
 
 __all__ = [
     "ConvBertBlock",

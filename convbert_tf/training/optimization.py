@@ -174,24 +174,6 @@ def _dense(gradient, variable):
     return gradient
 
 
-def total_loss(terms, weights):
-    """The loss that a step minimises.
-
-    Args:
-        terms: name -> (coefficient, sum over the batch).
-        weights: name -> sum of the term's weights, over all replicas; None where the term stays a
-            sum.
-
-    Returns:
-        The sum over terms of coefficient * sum / weight.
-    """
-    loss = 0.0
-    for name, (coefficient, total) in terms.items():
-        scale = 1.0 if weights[name] is None else weights[name] + 1e-6
-        loss += coefficient * total / scale
-    return loss
-
-
 def global_norm(tensors):
     """Square root of the sum of all squares, in float32."""
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(x, "float32"))) for x in tensors))

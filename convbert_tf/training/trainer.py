@@ -36,6 +36,7 @@ import orbit
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.modeling import functions
 from convbert_tf.training import checkpoints, optimization, strategies
 from convbert_tf.training.interruption import Interrupted, Interruption
 
@@ -211,7 +212,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         with tf.GradientTape() as tape:
             with keras.StatelessScope(states):
                 terms, counts = self.task.losses(inputs, training=True)
-            scaled = loss = optimization.total_loss(terms, weights)
+            scaled = loss = functions.total_loss(terms, weights)
             if self.optimizer is not self._norm_source:
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(

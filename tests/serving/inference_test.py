@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import convbert_tf
 from convbert_tf import ConvBertEncoder, TextClassifier
-from convbert_tf.modeling.normalization import LayerNormalization
+from convbert_tf.modeling.linear import LayerNormalization
 from convbert_tf.serving.inference import freeze
 from tests import goldens
 from tests.modeling.encoder_test import tiny

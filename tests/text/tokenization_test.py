@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from convbert_tf.console import UserError
-from convbert_tf.text import tokenization
+from convbert_tf.text import tokenization, vocabulary, vocabulary_training
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -293,13 +293,13 @@ def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
 
 def test_save_and_load_vocab(tmp_path):
     path, vocab = tmp_path / "vocab.txt", [*SPECIAL, "é", "##\u2028", "日"]
-    tokenization.save_vocab(path, vocab)
-    assert tokenization.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
+    vocabulary.save_vocab(path, vocab)
+    assert vocabulary.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert tokenization.load_vocab(path) == vocab
+    assert vocabulary.load_vocab(path) == vocab
     with pytest.raises(UserError, match="line 9: '日' stands on line 8"):
-        tokenization.save_vocab(path, [*vocab, "日"])
-    assert tokenization.load_vocab(path) == vocab
+        vocabulary.save_vocab(path, [*vocab, "日"])
+    assert vocabulary.load_vocab(path) == vocab
 
 
 @pytest.mark.parametrize(
@@ -338,12 +338,12 @@ def training_texts():
 
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_train_vocab(training_texts, tmp_path, lower_case):
-    vocab = tokenization.train_vocab(iter(training_texts), 600, lower_case)
+    vocab = vocabulary_training.train_vocab(iter(training_texts), 600, lower_case)
     assert vocab[:5] == SPECIAL and len(set(vocab)) == len(vocab) == 600
     assert "##!" not in vocab and any(piece.startswith("##") for piece in vocab)
-    assert vocab == tokenization.train_vocab(training_texts[::-1], 600, lower_case)
+    assert vocab == vocabulary_training.train_vocab(training_texts[::-1], 600, lower_case)
     assert all(piece == piece.lower() for piece in vocab[5:]) == lower_case
-    tokenization.save_vocab(tmp_path / "vocab.txt", vocab)
+    vocabulary.save_vocab(tmp_path / "vocab.txt", vocab)
     tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt", lower_case)
     found = assert_agrees(tokenizer, training_texts)
     assert not any(tokenizer.unk_id in ids for ids in found)
@@ -352,9 +352,9 @@ def test_train_vocab(training_texts, tmp_path, lower_case):
 
 
 def test_train_vocab_limits(training_texts):
-    few = tokenization.train_vocab(["some few words, some more"], 1000)
+    few = vocabulary_training.train_vocab(["some few words, some more"], 1000)
     assert 5 < len(few) < 1000 and "some" in few
     with pytest.raises(UserError, match="a vocabulary of 20 is too small"):
-        tokenization.train_vocab(training_texts, 20)
+        vocabulary_training.train_vocab(training_texts, 20)
     with pytest.raises(UserError, match="no words"):
-        tokenization.train_vocab(["", " \x01"], 100)
+        vocabulary_training.train_vocab(["", " \x01"], 100)

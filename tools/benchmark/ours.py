@@ -19,13 +19,13 @@ from convbert_tf.config import (
     TrainingConfig,
     finetuning_defaults,
 )
-from convbert_tf.modeling import masking
+from convbert_tf.modeling import functions, masking
 from convbert_tf.modeling.convolution import cut
 from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.functions import gelu
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.modeling.layers import SpanDynamicConvolution
-from convbert_tf.modeling.linear import Dense, GroupedDense, gelu
-from convbert_tf.modeling.normalization import LayerNormalization
+from convbert_tf.modeling.linear import Dense, GroupedDense, LayerNormalization
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
 from convbert_tf.training import optimization
 from tools.benchmark.workers import Ready, make_batch, repeat, serve
@@ -159,7 +159,7 @@ def pretraining_step(work):
     def loss(batch):
         inputs, weights = task.prepare(batch)
         terms, _ = task.losses(inputs, training=True)
-        return optimization.total_loss(terms, weights)
+        return functions.total_loss(terms, weights)
 
     return _trained_on_jax(model, loss, batch, work)
 

@@ -1,0 +1,165 @@
+"""Functions of tensors that the models and their losses are made of, with gradients written out.
+
+No TensorFlow: they run on every backend of Keras. Axes as in layers.py.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from convbert_tf.console import UserError
+
+EPSILON = 1e-12  # of the original's LayerNorm
+
+
+def custom_gradient(function):
+    """`keras.ops.custom_gradient` for functions of one output, alike on all backends.
+
+    Args:
+        function: takes tensors; returns its output, and a function of the output's gradient that
+            gives that of each input.
+    """
+
+    @ops.custom_gradient
+    def with_gradient(*inputs):
+        output, backward = function(*inputs)
+
+        def gradient(*args, upstream=None):  # by position or by name: backends differ
+            return backward(*args) if upstream is None else backward(upstream)
+
+        return output, gradient
+
+    return with_gradient
+
+
+# --- activations ---
+
+
+def gelu(x):
+    """Gaussian error linear unit in its exact form, x * Phi(x), as the original computes it.
+
+    Written by the error function, which fuses with the matrix product before it on CPUs. For the
+    gradient it keeps its slope alone, not x and Phi(x). In half precision it is Keras's.
+    """
+    if keras.backend.standardize_dtype(x.dtype) != "float32":
+        return ops.gelu(x, approximate=False)
+
+    @custom_gradient
+    def function(x):
+        twice_cdf = 1 + ops.erf(x * math.sqrt(0.5))
+        density = ops.exp(-0.5 * ops.square(x) - 0.5 * math.log(2 * math.pi))
+        slope = 0.5 * twice_cdf + x * density
+
+        def gradient(dy):
+            return dy * slope
+
+        return 0.5 * x * twice_cdf, gradient
+
+    return function(x)
+
+
+def activation(hidden_act):
+    """The function of the name; "gelu" is the exact form, all others are Keras's."""
+    try:
+        return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
+    except ValueError as error:
+        raise UserError(f"hidden_act {hidden_act!r} is none of Keras's activations.") from error
+
+
+# --- normalisation ---
+
+
+def layer_norm(x, gamma, beta, epsilon=EPSILON):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta, over the last axis.
+
+    Args:
+        x: [..., H].
+        gamma, beta: [H].
+        epsilon: added to the variance.
+
+    Returns:
+        [..., H].
+    """
+
+    size, axis = x.shape[-1], len(x.shape) - 1  # known, where a gradient's may not be
+
+    @custom_gradient
+    def normalize(x, gamma, beta):
+        mean = ops.mean(x, axis=axis, keepdims=True)
+        variance = ops.mean(ops.square(x - mean), axis=axis, keepdims=True)
+        scale = ops.rsqrt(variance + epsilon)
+
+        def gradient(dy):
+            normed = (x - mean) * scale
+            dy_normed = dy * normed
+            d_normed = dy * gamma
+            d_mean = ops.mean(d_normed, axis=axis, keepdims=True)
+            slope = ops.mean(dy_normed * gamma, axis=axis, keepdims=True)
+            dx = (d_normed - d_mean - normed * slope) * scale
+            return dx, _sum_rows(dy_normed, size), _sum_rows(dy, size)
+
+        # In the original's order, which is the one that TensorFlow knows how to fuse.
+        factor = scale * gamma
+        return x * factor + (beta - factor * mean), gradient
+
+    return normalize(x, gamma, beta)
+
+
+def _sum_rows(x, size):
+    """[..., H] -> [H]."""
+    return ops.sum(ops.reshape(x, (-1, size)), axis=0)
+
+
+# --- losses ---
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[labels]: logits [..., C], labels int [...] -> [...].
+
+    With its own gradient, which keeps the exponentials: over a vocabulary that is twice as quick
+    on CPUs as what backends offer.
+    """
+    num_classes = ops.shape(logits)[-1]  # of tokens: not known while tracing
+    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
+
+    @custom_gradient
+    def losses(logits):
+        shifted = logits - ops.max(logits, axis=-1, keepdims=True)  # [n, C]
+        weights = ops.exp(shifted)
+        total = ops.sum(weights, axis=-1, keepdims=True)
+
+        def gradient(dy):
+            softmax = weights * (dy / total)
+            at_labels = ops.take_along_axis(softmax, labels, axis=-1) - dy
+            rows = ops.arange(ops.shape(softmax)[0], dtype="int32")[:, None]
+            indices = ops.concatenate([rows, labels], axis=-1)
+            return ops.scatter_update(softmax, indices, at_labels[:, 0])
+
+        return ops.log(total) - ops.take_along_axis(shifted, labels, axis=-1), gradient
+
+    flat = losses(ops.reshape(logits, (-1, num_classes)))
+    return ops.reshape(flat, ops.shape(logits)[:-1])
+
+
+def sigmoid_cross_entropy(logits, labels):
+    """Elementwise, in the form that neither overflows nor loses digits."""
+    return ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
+
+
+def total_loss(terms, weights):
+    """The loss that a step minimises.
+
+    Args:
+        terms: name -> (coefficient, sum over the batch).
+        weights: name -> sum of the term's weights, over all replicas; None where the term stays a
+            sum.
+
+    Returns:
+        The sum over terms of coefficient * sum / weight.
+    """
+    loss = 0.0
+    for name, (coefficient, total) in terms.items():
+        scale = 1.0 if weights[name] is None else weights[name] + 1e-6
+        loss += coefficient * total / scale
+    return loss
