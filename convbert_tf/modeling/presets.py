@@ -5,10 +5,8 @@ from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
 from convbert_tf.modeling.storing import save
-from convbert_tf.text.vocabulary import find as vocabulary
-from convbert_tf.text.vocabulary import vocab_file
 from convbert_tf.weights import formats, presets
-from convbert_tf.weights.formats import serving
+from convbert_tf.weights.formats import serving, vocab_file, vocabulary
 from convbert_tf.weights.presets import describe, is_huggingface, is_original
 
 __all__ = [

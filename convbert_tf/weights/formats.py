@@ -1,6 +1,7 @@
 """Which format a stored model has: `read` gives its Stored, whatever it is."""
 
 from convbert_tf.files import fetch
+from convbert_tf.text import vocabulary as vocabularies
 from convbert_tf.weights import huggingface, presets
 
 
@@ -19,6 +20,10 @@ def read(source):
     if presets.is_huggingface(directory):
         return huggingface.read(directory)
     return presets.read(directory)
+
+
+# Path of the vocabulary that goes with a source, and whether its texts are lower-cased.
+vocabulary, vocab_file = vocabularies.find, vocabularies.vocab_file
 
 
 def serving(source):
