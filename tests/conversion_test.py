@@ -19,7 +19,7 @@ from convbert_tf.console import UserError
 from convbert_tf.modeling import presets
 from convbert_tf.training import checkpoints, optimization
 from tests import goldens
-from tests.goldens import FINETUNING, PRETRAINING, needs_golden
+from tests.goldens import FINETUNING, PRETRAINING
 from tests.modeling.encoder_test import tiny
 from tests.tools_test import assert_one_line, run_tool
 from tests.weights.presets_test import randomize, same
@@ -41,23 +41,22 @@ def preset(tmp_path, vocab_file):
     return model, tmp_path / "preset"
 
 
-@needs_golden
 @pytest.mark.parametrize("name", PRETRAINING + FINETUNING)
 def test_an_original_goes_round_by_a_preset(name, tmp_path):
     """original -> preset -> original: the same bytes of every tensor, and the same outputs."""
     task = goldens.config(name).get("task")
-    rows = conversion.convert(goldens.GOLDEN / name, tmp_path / "preset")
+    rows = conversion.convert(goldens.path(name), tmp_path / "preset")
     assert dict(rows)["written and read again"].startswith("0.0e+00")
     conversion.convert(tmp_path / "preset", tmp_path / "back", "original", task=task)
     given, back = (
         tf.train.load_checkpoint(str(path / "model.ckpt"))
-        for path in (goldens.GOLDEN / name, tmp_path / "back")
+        for path in (goldens.path(name), tmp_path / "back")
     )
     names = back.get_variable_to_shape_map()
     assert names.keys() == given.get_variable_to_shape_map().keys()
     for key in names:
         np.testing.assert_array_equal(back.get_tensor(key), given.get_tensor(key))
-    vocab = (goldens.GOLDEN / name / "vocab.txt").read_text()
+    vocab = (goldens.path(name) / "vocab.txt").read_text()
     assert (tmp_path / "back" / "vocab.txt").read_text() == vocab
 
 

@@ -83,7 +83,6 @@ def test_layer_norm_keeps_its_epsilon_where_tensorflow_fuses_it(scale, epsilon):
     np.testing.assert_allclose(frozen(x), 2 * expected, rtol=1e-4, atol=1e-5)
 
 
-@goldens.needs_golden
 @pytest.mark.parametrize("name", goldens.FINETUNING)
 def test_frozen_golden_models_give_the_originals_outputs(name):
     golden = goldens.tensors(name)

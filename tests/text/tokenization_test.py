@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.text import tokenization, vocabulary, vocabulary_training
+from tests import goldens
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 EVERYTHING = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 CHARACTERS = [char for char in EVERYTHING if unicodedata.category(char)[0] not in "CZ"]
@@ -214,17 +213,36 @@ def test_offsets_of_random_unicode(every_character):
     assert_offsets_hold(every_character, list(random_texts(1500, seed=5)))
 
 
-def test_golden_ids_and_offsets_of_real_text():
-    if not SHARED.exists():
-        pytest.skip("the folder of goldens is absent")
-    tokenizer = tokenization.WordPieceTokenizer(SHARED / "data" / "vocab.txt")
+def golden_lines(directory):
+    return list(map(json.loads, (directory / "tokenization.jsonl").read_bytes().splitlines()))
+
+
+def assert_golden_ids(tokenizer, golden):
     assert tokenizer.vocab_size == 30522 and tokenizer.mask_id == 103
-    golden = (SHARED / "golden" / "tokenization.jsonl").read_bytes().splitlines()
-    golden = [json.loads(line) for line in golden]
     found = tokenizer.tokenize([line["text"] for line in golden]).to_list()
-    assert len(golden) == 753
     for line, ids in zip(golden, found, strict=True):
         assert ids == line["ids"], line["text"]
+
+
+def test_golden_ids_and_offsets_of_hard_unicode(tmp_path):
+    """On BERT's vocabulary, where pieces that no line has a place for are replaced by fillers."""
+    pieces = json.loads((goldens.TESTDATA / "tokenization_vocab.json").read_bytes())
+    lines = {index: piece for piece, index in pieces.items()}
+    lines = [lines.get(index, f"[unused{index}]") for index in range(30522)]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt")
+    golden = golden_lines(goldens.TESTDATA)
+    assert len(golden) == 33
+    assert_golden_ids(tokenizer, golden)
+    assert_offsets_hold(tokenizer, [line["text"] for line in golden])
+
+
+@goldens.needs_shared
+def test_golden_ids_and_offsets_of_real_text():
+    tokenizer = tokenization.WordPieceTokenizer(goldens.SHARED / "data" / "vocab.txt")
+    golden = golden_lines(goldens.WHOLE)
+    assert len(golden) == 753
+    assert_golden_ids(tokenizer, golden)
     assert_offsets_hold(tokenizer, [line["text"] for line in golden[::5] + golden[-40:]])
 
 

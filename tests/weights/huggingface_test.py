@@ -25,8 +25,8 @@ from convbert_tf.modeling import huggingface, storing
 from convbert_tf.weights import huggingface as stored_huggingface
 from convbert_tf.weights import huggingface_files
 from tests import goldens
-from tests.goldens import error, needs_golden
-from tests.imports_test import run_python
+from tests.goldens import error, needs
+from tests.modeling.backends_test import run_python
 from tests.modeling.encoder_test import tiny
 from tests.weights.presets_test import randomize, same
 
@@ -49,10 +49,14 @@ HEADS = {
         lambda encoder: ConvBertPretrainer(encoder.config, PretrainingConfig(objective="mlm")),
     ),
 }
-FILES = [(head, "model.safetensors") for head in HEADS] + [
+OTHER_FILES = [
     ("encoder", "pytorch_model.bin"),
     ("sequence_classification", "pytorch_model.bin"),
     ("sequence_classification", "tf_model.h5"),
+]
+FILES = [
+    pytest.param(head, name, marks=needs(f"huggingface/{head}/{name}"))
+    for head, name in [(head, "model.safetensors") for head in HEADS] + OTHER_FILES
 ]
 
 
@@ -66,7 +70,7 @@ def make(head, config=None):
 
 def golden_directory(head, weights_file, tmp_path):
     for name in ("config.json", weights_file):
-        shutil.copy(goldens.GOLDEN / "huggingface" / head / name, tmp_path / name)
+        shutil.copy(goldens.path(f"huggingface/{head}/{name}"), tmp_path / name)
     return tmp_path
 
 
@@ -76,7 +80,6 @@ def golden_inputs(golden):
     return {ours: golden[f"in/{theirs}"] for ours, theirs in names.items()}
 
 
-@needs_golden
 @pytest.mark.parametrize(("head", "weights_file"), FILES)
 def test_goldens(head, weights_file, tmp_path):
     if weights_file.endswith(".bin"):
@@ -337,7 +340,6 @@ def test_shards_half_precision_and_old_names(tmp_path):
         huggingface.load(tmp_path)
 
 
-@needs_golden
 @pytest.mark.parametrize(("head", "weights_file"), FILES[-3:])
 def test_damaged_weights_are_told_in_one_line(head, weights_file, tmp_path):
     if weights_file.endswith(".bin"):
@@ -350,7 +352,7 @@ def test_damaged_weights_are_told_in_one_line(head, weights_file, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@needs_golden
+@needs(*(f"huggingface/{head}/{name}" for head, name in OTHER_FILES))
 def test_pytorch_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in ("model.safetensors", "tf_model.h5"):
@@ -361,20 +363,18 @@ def test_pytorch_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
         huggingface.load(directory)
 
 
-@needs_golden
 def test_a_pickle_with_more_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
-    golden_directory("encoder", "pytorch_model.bin", tmp_path)
+    shutil.copy(goldens.path("huggingface/encoder/config.json"), tmp_path)
     torch.save({"weight": pathlib.PurePosixPath("code")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="is damaged, or no such file"):
         huggingface.load(tmp_path)
 
 
-@needs_golden
 @pytest.mark.slow
 def test_jax_without_tensorflow(tmp_path):
     pytest.importorskip("jax")
-    script = JAX.format(root=goldens.GOLDEN / "huggingface", out=tmp_path)
+    script = JAX.format(root=goldens.path("huggingface"), out=tmp_path)
     result = run_python(script, KERAS_BACKEND="jax")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-2:] == ["jax", "False"]
