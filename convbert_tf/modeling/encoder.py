@@ -8,7 +8,7 @@ from keras import ops
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.modeling import storing
-from convbert_tf.modeling.convolution import cut
+from convbert_tf.modeling.functions import cut
 from convbert_tf.modeling.layers import ConvBertBlock
 from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
 from convbert_tf.weights import formats

@@ -16,8 +16,7 @@ import math
 import keras
 from keras import ops
 
-from convbert_tf.modeling.convolution import convolve_heads, cut
-from convbert_tf.modeling.functions import activation, gelu
+from convbert_tf.modeling.functions import activation, convolve_heads, cut, gelu
 from convbert_tf.modeling.linear import (
     Dense,
     FeedForward,

@@ -19,7 +19,7 @@ from convbert_tf import (
 from convbert_tf.console import UserError
 from convbert_tf.modeling import masking, storing
 from convbert_tf.training import optimization
-from convbert_tf.training.fused_adamw import FusedAdamW
+from convbert_tf.training.optimization import FusedAdamW
 from convbert_tf.weights import original
 from tests import goldens
 from tests.goldens import FINETUNING, PRETRAINING, error

@@ -20,9 +20,8 @@ from convbert_tf.config import (
     finetuning_defaults,
 )
 from convbert_tf.modeling import functions, masking
-from convbert_tf.modeling.convolution import cut
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.functions import gelu
+from convbert_tf.modeling.functions import cut, gelu
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.modeling.layers import SpanDynamicConvolution
 from convbert_tf.modeling.linear import Dense, GroupedDense, LayerNormalization
@@ -243,7 +242,7 @@ def _trained(task, work, fused=True):
     """Steps of the task by the package's own training loop."""
     import tensorflow as tf
 
-    from convbert_tf.training.fused_adamw import FusedAdamW
+    from convbert_tf.training.optimization import FusedAdamW
     from convbert_tf.training.trainer import Trainer
 
     options, layers = _options(work), task.model.encoder.config.num_hidden_layers
