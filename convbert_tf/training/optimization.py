@@ -172,11 +172,11 @@ class AdamW(keras.optimizers.Optimizer):
 class FusedAdamW(AdamW):
     """`AdamW`, with the same arguments, weights and results, which reads and writes a weight once.
 
-    Written as separate operations, an update goes through memory a dozen times: on CPUs a fifth of
-    a fine-tuning step. TensorFlow's own Adam is BERT's where the powers for the bias correction are
-    zero. It takes 1 - beta_2 in float32, which is 5e-5 too much for 0.999; gradients that are
-    smaller by the root of that, and a first moment that gives them more weight, make up for it.
-    With `skip_nonfinite` it is AdamW itself.
+    Written as separate operations, an update reads or writes memory a dozen times, which takes a
+    fifth of a fine-tuning step on CPUs. TensorFlow's fused Adam computes BERT's update if the
+    powers for its bias correction are zero. It computes 1 - beta_2 in float32, which is 5e-5 too
+    large for 0.999; this is corrected by gradients that are smaller by the square root of that
+    factor and a larger weight for them in the first moment. With `skip_nonfinite` it is AdamW.
     """
 
     def __init__(self, *args, **kwargs):

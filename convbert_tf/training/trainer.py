@@ -20,9 +20,9 @@ The loss is the sum over terms of coefficient * (sum over all replicas) / (weigh
 replicas), and clipping sees the global gradient (optimization.AdamW): N replicas take the step
 that one would take on the same global batch, and so do the parts of an accumulated step.
 
-A run is a function of config, data, seed and step: batches come by their step, dropout's seeds are
-drawn from it. The host looks at it once a loop; what must not wait for that (a signal, a loss that
-is not finite) is seen in the graph.
+A run is a function of config, data, seed and step: the step determines its batch and the seeds of
+dropout. The host sees a run once a loop; a signal and a loss that is not finite must not wait for
+that and are seen in the graph.
 """
 
 import functools
@@ -317,7 +317,11 @@ def _in_parts(value, parts):
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end; `signum` tells which."""
+    """A signal asked the run to end.
+
+    Attributes:
+        signum: the number of the signal.
+    """
 
     def __init__(self, signum):
         super().__init__(signal.Signals(signum).name)
