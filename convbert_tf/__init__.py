@@ -25,11 +25,11 @@ _PUBLIC = {
 _MODULES = {
     "conversion": "conversion",
     "glue": "tasks.glue",
-    "huggingface": "weights.huggingface",
+    "huggingface": "modeling.huggingface",
     "inference": "serving.inference",
     "layers": "modeling.layers",
     "optimization": "training.optimization",
-    "presets": "weights.presets",
+    "presets": "modeling.presets",
     "serving": "serving",
     "squad": "tasks.squad",
 }

@@ -22,6 +22,13 @@ def _require(condition, message):
         raise UserError(message)
 
 
+def _require_one_of(config, name, *choices):
+    value, shown = getattr(config, name), f"one of {', '.join(choices)}"
+    if len(choices) == 2:
+        shown = f"{choices[0]!r} or {choices[1]!r}"
+    _require(value in choices, f"{name} must be {shown}, got {value!r}.")
+
+
 def _require_not_negative(config, names):
     for name in names.split():
         value = getattr(config, name)
@@ -68,24 +75,15 @@ class ModelConfig:
     @classmethod
     def medium_small(cls, **overrides):
         """ConvBERT medium-small, with grouped linear layers: 18.5 M parameters with generator."""
-        sizes = {
-            "hidden_size": 384,
-            "num_attention_heads": 8,
-            "intermediate_size": 1536,
-            "linear_groups": 2,
-        }
+        sizes = {"hidden_size": 384, "num_attention_heads": 8, "intermediate_size": 1536}
+        sizes["linear_groups"] = 2
         return cls(**(sizes | overrides))
 
     @classmethod
     def base(cls, **overrides):
         """ConvBERT base: 115.8 M parameters with its generator."""
-        sizes = {
-            "hidden_size": 768,
-            "num_attention_heads": 12,
-            "intermediate_size": 3072,
-            "embedding_size": 768,
-            "generator_hidden_size": 1 / 3,
-        }
+        sizes = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+        sizes |= {"embedding_size": 768, "generator_hidden_size": 1 / 3}
         return cls(**(sizes | overrides))
 
     def __post_init__(self):
@@ -104,10 +102,7 @@ class ModelConfig:
             f"linear_groups {groups} must divide hidden_size {self.hidden_size} and "
             f"intermediate_size {self.intermediate_size}.",
         )
-        _require(
-            self.conv_type in ("sdconv", "noconv"),
-            f"conv_type must be 'sdconv' or 'noconv', got {self.conv_type!r}.",
-        )
+        _require_one_of(self, "conv_type", "sdconv", "noconv")
         _require(
             0 < self.initializer_range < math.inf,
             f"initializer_range must be positive, got {self.initializer_range}.",
@@ -175,10 +170,7 @@ class PretrainingConfig:
     disallow_correct: bool = False  # never sample the token that was masked
 
     def __post_init__(self):
-        _require(
-            self.objective in ("electra", "mlm"),
-            f"objective must be 'electra' or 'mlm', got {self.objective!r}.",
-        )
+        _require_one_of(self, "objective", "electra", "mlm")
         _require(0 < self.mask_prob < 1, f"mask_prob must be in (0, 1), got {self.mask_prob}.")
         _require(
             0 < self.temperature < math.inf,
@@ -224,10 +216,7 @@ class DataConfig:
 
     def __post_init__(self):
         _require(self.shards_per_round >= 1, "shards_per_round must be at least 1.")
-        _require(
-            self.on_corrupt_record in ("stop", "skip"),
-            f"on_corrupt_record must be 'stop' or 'skip', got {self.on_corrupt_record!r}.",
-        )
+        _require_one_of(self, "on_corrupt_record", "stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,16 +290,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        strategies = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
-        _require(
-            self.strategy in strategies,
-            f"strategy must be one of {', '.join(strategies)}, got {self.strategy!r}.",
-        )
-        precisions = ("float32", "mixed_bfloat16", "mixed_float16")
-        _require(
-            self.precision in precisions,
-            f"precision must be one of {', '.join(precisions)}, got {self.precision!r}.",
-        )
+        _require_one_of(self, "strategy", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
+        _require_one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
         names = "batch_size num_train_steps steps_per_loop checkpoint_interval keep_checkpoints"
         for name in [*names.split(), "gradient_accumulation_steps"]:
             value = getattr(self, name)
@@ -320,10 +301,7 @@ class TrainingConfig:
             f"batch_size {self.batch_size} is not divisible by gradient_accumulation_steps "
             f"{self.gradient_accumulation_steps}.",
         )
-        _require(
-            self.on_nonfinite in ("stop", "skip"),
-            f"on_nonfinite must be 'stop' or 'skip', got {self.on_nonfinite!r}.",
-        )
+        _require_one_of(self, "on_nonfinite", "stop", "skip")
         _require(self.init_from or not self.init_optimizer, "init_optimizer needs an init_from.")
         _require(
             0 < self.learning_rate < math.inf,
@@ -380,6 +358,13 @@ class PretrainingExperiment:
                     "generator_hidden_size or generator_layers makes an impossible generator: "
                     f"its {error}"
                 ) from None
+
+    def require_directories(self):
+        """Refuses an experiment without records or without a model_dir."""
+        _require(
+            self.data.train_dir and self.training.model_dir,
+            "set --config.data.train_dir and --config.training.model_dir.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ import sys
 import time
 import warnings
 
-# What Keras and TensorFlow load wherever it is installed, for features that no tool of ours uses.
+# Packages that Keras and TensorFlow import if they are installed, for features unused here.
 UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: its message says in one line what is wrong and what to do."""
+    """A mistake of the user's. The message says in one line what is wrong and what to do."""
 
 
 def quiet_logs():
@@ -37,10 +37,10 @@ def quiet_logs():
 
 
 def load_tensorflow(*others):
-    """Imports TensorFlow, Keras and the packages `others`, but not what they load unasked.
+    """Imports TensorFlow, Keras and the packages `others` without the packages of `UNASKED`.
 
     For programs: it halves the time they take to start. Keras then has no wrappers for
-    scikit-learn and takes no pandas frames; later imports of these packages work as ever.
+    scikit-learn and takes no pandas frames; these packages can be imported later as usual.
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
@@ -113,13 +113,13 @@ def _text(error):
 
 
 def reason(error):
-    """What a library's error says, on one line and without TensorFlow's names of nodes and ops."""
+    """The message of a library's error on one line, without TensorFlow's names of nodes and ops."""
     message = re.sub(r"\{\{.*?\}\}|\[Op:\w*\]", "", str(getattr(error, "message", error)))
     return " ".join(message.split())[:300]
 
 
 def say(message):
-    """Prints one line of the run's own account, at once."""
+    """Prints `message` as a line, without delay."""
     print(message, flush=True)
 
 
@@ -159,7 +159,7 @@ class Progress:
         return (self._done - self._start) / max(time.monotonic() - self._began, 1e-9)
 
     def update(self, done, note=""):
-        """Tells that `done` units in all are done; prints when a line is due."""
+        """Sets the number of units done so far; prints a line when one is due."""
         self._done, self._note = done, note
         if time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()

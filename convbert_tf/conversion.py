@@ -1,9 +1,10 @@
 """Weights in and out: presets, Hugging Face's directories, the original's checkpoints.
 
-Any of the three to any other, with a check on a probe input. The formats themselves stand in
-presets.py, huggingface.py and original.py, the names of the weights in weight_names.py.
+Any of the three to any other, with a check on a probe input. The formats themselves stand in the
+wing weights/; models are built for the probe alone.
 """
 
+import gc
 import glob
 import importlib.util
 import os
@@ -14,25 +15,115 @@ import tensorflow as tf
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError, say
-from convbert_tf.files import read_json, write_json
+from convbert_tf.files import fetch, read_json, write_json
+from convbert_tf.modeling import huggingface as huggingface_models
+from convbert_tf.modeling import storing
+from convbert_tf.modeling.presets import build
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
+from convbert_tf.text import vocabulary
 from convbert_tf.training import checkpoints, optimization
-from convbert_tf.weights import huggingface, huggingface_files, presets
-from convbert_tf.weights.original import (  # noqa: F401  public here
-    build,
-    load_original,
-    load_original_optimizer,
-    original_config,
-    pretraining_config,
-    save_original,
-)
-from convbert_tf.weights.weight_names import original_names  # noqa: F401  public here
+from convbert_tf.weights import huggingface, huggingface_files, names, original, presets
+from convbert_tf.weights.original import pretraining_config  # noqa: F401  public here
+from convbert_tf.weights.stored import Array
 
-load_huggingface, save_huggingface = huggingface.load, huggingface.save
+load_huggingface, save_huggingface = huggingface_models.load, huggingface_models.save
 
 FORMATS = ("preset", "huggingface", "original")
 SIZES = ("small", "medium_small", "base")  # published; the name is as good as a config
 CHECKPOINT = "model.ckpt"
+
+
+# --- models to and from the original's checkpoints ---
+
+
+def load_original(checkpoint_prefix, config):
+    """Returns the model of a checkpoint of the original code.
+
+    Args:
+        checkpoint_prefix: path of the checkpoint without its suffixes, as TensorFlow takes it.
+        config: dict with "discriminator" (pre-training), or "encoder" and "task" (fine-tuned), each
+            the original's hyper-parameters, as `original_config` makes it. The generator's follow
+            from "generator_hidden_size" and "generator_layers", or "generator", which has the
+            number of its layers.
+
+    Returns:
+        ConvBertPretrainer or a model with a head; ConvBertEncoder for a config without "task".
+        Adam's moments are left out: see `load_original_optimizer`. Of other variables without a
+        place in the model a line says so.
+
+    Raises:
+        UserError: no checkpoint there, or it does not fit `config`.
+    """
+    return build(original.read(checkpoint_prefix, config)[0])
+
+
+def load_original_optimizer(checkpoint_prefix, model, optimizer, task=None):
+    """Sets the step and Adam's moments from a checkpoint, so that its training goes on.
+
+    Args:
+        checkpoint_prefix: as for `load_original`.
+        model: what that returned.
+        optimizer: optimization.AdamW; it is built on the model's weights if it is not.
+        task: the original's name of the task, for a model with a task head.
+
+    Returns:
+        The step the checkpoint was saved at.
+
+    Raises:
+        UserError: the checkpoint holds no moments, as published ones do not, or others.
+    """
+    moments, step = original.read_moments(checkpoint_prefix, storing.describe(model), task)
+    for slot, variables in _slots(model, optimizer).items():
+        for name, variable in variables.items():
+            variable.assign(moments[slot][name].read())
+    optimizer.iterations.assign(step)
+    return step
+
+
+def _slots(model, optimizer):
+    """Slot of Adam -> name of a weight (see weights/names.py) -> the optimiser's variable."""
+    optimizer.build(model.trainable_variables)
+    index = {variable.path: i for i, variable in enumerate(model.trainable_variables)}
+    place = {name: index[v.path] for name, v in storing.variables(model).items()}
+    slots = {"adam_m": optimizer._momentums, "adam_v": optimizer._velocities}
+    return {
+        slot: {name: variables[i] for name, i in place.items()} for slot, variables in slots.items()
+    }
+
+
+def save_original(model, checkpoint_prefix, task=None, optimizer=None):
+    """Writes `model` as a checkpoint with the original's names and shapes.
+
+    Args:
+        model: any model of this package.
+        checkpoint_prefix: path without suffixes.
+        task: the original's name of the task, for a model with a task head.
+        optimizer: the AdamW it is trained with, whose moments and step go along.
+
+    Raises:
+        UserError: the original has no such head, or `task` is missing.
+    """
+    moments, step = None, 0
+    if optimizer is not None:
+        step = int(optimizer.iterations)
+        moments = {
+            slot: {name: Array.of(variable) for name, variable in variables.items()}
+            for slot, variables in _slots(model, optimizer).items()
+        }
+    original.write(storing.describe(model), checkpoint_prefix, task, moments, step)
+
+
+def original_config(model, task=None):
+    """The config that `load_original` takes for a checkpoint of `model`, as JSON can hold it."""
+    return original.config_of(storing.describe(model), task)
+
+
+def original_names(model, task=None):
+    """Name in the original's checkpoints -> names.Part, for every weight of `model`."""
+    return names.original_names(storing.describe(model), task)
+
+
+# --- any format to any other ---
 
 
 def convert(
@@ -74,24 +165,23 @@ def convert(
     """
     if os.path.isdir(target) and os.listdir(target):
         raise UserError(f"{target} is there already and not empty: choose another directory.")
-    from_format, model, source = _read(source, config)
+    from_format, stored, source = _read(source, config)
     to_format = to_format or ("huggingface" if from_format == "preset" else "preset")
     _check_options(from_format, to_format, generator, optimizer)
     if pretrainer:
-        model = as_pretrainer(model)
-    vocab_file, lower_case = _vocabulary(from_format, source, vocab_file, lower_case)
+        stored = storing.describe(as_pretrainer(build(stored)))
+    stored = stored.with_vocabulary(*_vocabulary(from_format, source, vocab_file, lower_case))
     if to_format == "huggingface":
-        huggingface.save(model, target, vocab_file, lower_case, generator)
+        huggingface.write(stored, target, generator)
     elif to_format == "preset":
         if optimizer:
-            _write_run(model, source, target)
-        model.save_to_preset(target, vocab_file, lower_case)
+            _write_run(stored, source, target)
+        presets.write(stored, target)
     else:
-        _write_original(model, target, task, vocab_file)
+        _write_original(stored, target, task)
     return _summary(
-        (from_format, huggingface.masked_lm(model) if generator else model, source),
+        (from_format, huggingface.masked_lm(stored) if generator else stored, source),
         (to_format, _read(target, None)[1], target),
-        vocab_file,
     )
 
 
@@ -104,36 +194,37 @@ def _check_options(from_format, to_format, generator, optimizer):
         raise UserError("an optimizer's state goes from an original checkpoint to a preset only.")
 
 
-def _summary(source, target, vocab_file):
-    """Rows of `convert`, of two (format, model, path): what was read, and what was written."""
-    (_, model, _), (to_format, written, directory) = source, target
+def _summary(source, target):
+    """Rows of `convert`, of two (format, Stored, path): what was read, and what was written."""
+    (_, stored, _), (to_format, written, directory) = source, target
     rows = [
-        (what, f"{kind}, {type(each).__name__}: {path}")
+        (what, f"{kind}, {each.kind}: {path}")
         for what, (kind, each, path) in (("from", source), ("to", target))
     ]
+    expected, found = _probed(stored, written)
     rows += [
-        ("tensors", f"{len(written.weights)} here, {_count_tensors(to_format, directory)} there"),
-        ("parameters", f"{written.count_params():,}"),
-        ("vocabulary", vocab_file or "none"),
-        ("written and read again", _difference(outputs(written), outputs(model))),
+        ("tensors", f"{len(written.arrays)} here, {_count_tensors(to_format, directory)} there"),
+        ("parameters", f"{written.num_parameters:,}"),
+        ("vocabulary", stored.vocab_file or "none"),
+        ("written and read again", _difference(found, expected)),
     ]
-    for kind, each, path in (source, target):
+    for (kind, each, path), ours in ((source, expected), (target, found)):
         if kind == "huggingface":
-            rows.append(("transformers on it", _difference_to_transformers(path, each)))
+            rows.append(("transformers on it", _difference_to_transformers(path, each, ours)))
     return rows
 
 
 def _read(source, config):
-    """Format, model and local path of `source`."""
+    """Format, Stored and local path of `source`."""
     prefix = _checkpoint_prefix(source)
     if prefix:
-        values = _original_config(prefix, config)
-        return "original", load_original(prefix, values), prefix
+        return "original", original.read(prefix, _original_config(prefix, config))[0], prefix
     if config:
         raise UserError(f"{source} is no checkpoint of the original: it takes no config.")
-    directory = presets.fetch(source)
-    kind = "huggingface" if presets.is_huggingface(directory) else "preset"
-    return kind, presets.load(directory), directory
+    directory = fetch(source)
+    if presets.is_huggingface(directory):
+        return "huggingface", huggingface.read(directory), directory
+    return "preset", presets.read(directory), directory
 
 
 def _checkpoint_prefix(source):
@@ -154,7 +245,7 @@ def _checkpoint_prefix(source):
 
 def _original_config(prefix, config):
     if config in SIZES:
-        return pretraining_config(getattr(ModelConfig, config)())
+        return original.pretraining_config(getattr(ModelConfig, config)())
     path = config or os.path.join(os.path.dirname(prefix), "config.json")
     if not os.path.exists(path):
         raise UserError(
@@ -173,21 +264,21 @@ def _vocabulary(from_format, source, vocab_file, lower_case):
         raise UserError(f"{vocab_file} is not there: a vocabulary is expected.")
     found, said = None, True
     if from_format == "original":
-        beside = os.path.join(os.path.dirname(source), presets.VOCAB_FILE)
+        beside = os.path.join(os.path.dirname(source), vocabulary.VOCAB_FILE)
         found = beside if os.path.exists(beside) else None
     elif not (vocab_file and lower_case is not None):
         try:
-            found, said = presets.vocabulary(source)
+            found, said = vocabulary.find(source)
         except UserError as error:
             say(f"no vocabulary: {error}")
     return vocab_file or found, said if lower_case is None else lower_case
 
 
-def _write_original(model, target, task, vocab_file):
-    save_original(model, os.path.join(target, CHECKPOINT), task)
-    write_json(os.path.join(target, "config.json"), original_config(model, task))
-    if vocab_file:
-        shutil.copyfile(vocab_file, os.path.join(target, presets.VOCAB_FILE))
+def _write_original(stored, target, task):
+    original.write(stored, os.path.join(target, CHECKPOINT), task)
+    write_json(os.path.join(target, "config.json"), original.config_of(stored, task))
+    if stored.vocab_file:
+        shutil.copyfile(stored.vocab_file, os.path.join(target, vocabulary.VOCAB_FILE))
 
 
 def as_pretrainer(model):
@@ -201,9 +292,9 @@ def as_pretrainer(model):
     return pretrainer
 
 
-def _write_run(model, prefix, target):
+def _write_run(stored, prefix, target):
     """Weights and moments as the last checkpoint of a run in `target`."""
-    optimizer = optimization.AdamW(0.0)
+    model, optimizer = build(stored), optimization.AdamW(0.0)
     step = load_original_optimizer(prefix, model, optimizer)
     checkpoint = checkpoints.state(model, optimizer, tf.Variable(step, dtype=tf.int64))
     directory = os.path.join(target, "checkpoints")
@@ -215,7 +306,10 @@ def _count_tensors(to_format, target):
         return len(tf.train.list_variables(os.path.join(target, CHECKPOINT)))
     if to_format == "huggingface":
         return len(huggingface_files.read_weights(target)[1])
-    return len(presets.stored_arrays(target))
+    return len(presets.read(target).arrays)
+
+
+# --- the probe ---
 
 
 def probe(config, rows=2, num_tokens=16):
@@ -231,8 +325,21 @@ def probe(config, rows=2, num_tokens=16):
     }
 
 
+def _probed(stored, written):
+    """`outputs` of two Stored models, one after the other so that one is in memory at a time."""
+    model = build(stored)
+    expected = outputs(model)
+    if names.shapes(stored) == names.shapes(written) and stored.kind == written.kind:
+        storing.set_weights(model, written)
+    else:
+        del model
+        gc.collect()  # a Keras model refers to itself
+        model = build(written)
+    return expected, outputs(model)
+
+
 def outputs(model):
-    """Name -> float array of all that `model` says of the probe."""
+    """Name -> float array of the outputs of `model` for the probe."""
     inputs = probe(getattr(model, "encoder", model).config)
     values = model(inputs)
     if isinstance(model, ConvBertPretrainer):
@@ -261,24 +368,24 @@ def _difference(found, expected):
     return f"{max(errors):.1e} largest relative difference on a probe ({', '.join(shared)})"
 
 
-def _difference_to_transformers(directory, model):
+def _difference_to_transformers(directory, stored, ours):
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return "not compared: torch and transformers are not installed"
-    return _difference(transformers_outputs(directory, model), outputs(model))
+    return _difference(transformers_outputs(directory, stored), ours)
 
 
-def transformers_outputs(directory, model):
-    """As `outputs`, of what `transformers` makes of the directory that `model` is of."""
+def transformers_outputs(directory, stored):
+    """As `outputs`, of the model that `transformers` loads from the directory of `stored`."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    inputs = probe(getattr(model, "encoder", model).config)
+    inputs = probe(stored.model_config)
     names = {"input_ids": "input_ids", "attention_mask": "input_mask"}
     names["token_type_ids"] = "segment_ids"
     tensors = {theirs: torch.from_numpy(inputs[ours]).long() for theirs, ours in names.items()}
     with torch.no_grad():
-        kind = getattr(transformers, huggingface.architecture(model))
+        kind = getattr(transformers, huggingface.ARCHITECTURES[stored.kind])
         theirs = kind.from_pretrained(directory).eval()
         found = theirs(**tensors, output_hidden_states=True)
     hidden = found.hidden_states[-1]

@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all; no TensorFlow."""
+"""Files that are there whole or not at all, and directories on the hub; no TensorFlow."""
 
 import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 
 from convbert_tf.console import UserError
@@ -68,3 +69,51 @@ def read_json(path, what):
         raise UserError(f"{path} is not there: {what} is expected.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error
+
+
+def fetch(source):
+    """Path of a local directory: `source`, or where "hf://owner/name@revision" is downloaded to."""
+    return download(source) if is_address(source) else source
+
+
+def is_address(source):
+    """Whether `source` is on Hugging Face's hub."""
+    return str(source).startswith("hf://")
+
+
+def download(address):
+    """Local path of a model on the hub, downloaded to huggingface_hub's cache if it is not there.
+
+    Args:
+        address: "hf://owner/name" or "hf://owner/name@revision": a branch, tag or commit. With
+            HF_HUB_OFFLINE=1 only the cache is looked at.
+
+    Raises:
+        UserError: it is not there, or cannot be reached.
+    """
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?", address)
+    if not match or ".." in address:
+        raise UserError(f"{address!r} is no address like hf://owner/name or hf://owner/name@tag.")
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise UserError(f"{address} needs it: pip install huggingface_hub.") from error
+    repo, revision = match.groups()
+    # Of the weights one file is enough; those of a preset, and safetensors, come first.
+    files = ["*.json", "vocab.txt"]
+    choices = (["model.weights.h5", "model*.safetensors"], ["tf_model.h5"], ["pytorch_model*.bin"])
+    try:
+        for weights in choices:
+            path = snapshot_download(repo, revision=revision, allow_patterns=files + weights)
+            if any(name.endswith((".h5", ".safetensors", ".bin")) for name in os.listdir(path)):
+                break
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{address} is not (or not wholly) in the cache, and the hub cannot be reached: set "
+            "HF_HUB_OFFLINE=0, or give a local directory."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{repo} has no revision {revision!r} on the hub.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{repo} is not on the hub, or private: then set HF_TOKEN.") from error
+    return path

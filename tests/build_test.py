@@ -3,6 +3,7 @@
 import ast
 import collections
 import dis
+import importlib
 import pathlib
 import re
 import shutil
@@ -14,6 +15,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("convbert_tf", "configs", "tools", "tests")
+# Packages with public names of their own, which they load on first use.
+PUBLIC = {
+    "convbert_tf/__init__.py": "convbert_tf",
+    "convbert_tf/serving/__init__.py": "convbert_tf.serving",
+}
 # Packages whose distribution has another name.
 DISTRIBUTIONS = {
     "absl": "absl-py",
@@ -56,11 +62,19 @@ def imports_of(code):
     return found + [one for const in inner for one in imports_of(const)]
 
 
-def label_of(path):
-    folder, stem = path.parts[0], path.stem
-    if folder != "convbert_tf":
-        return f":{folder}/{stem}"
-    return ":convbert_tf" if stem == "__init__" else f":{stem}"
+def label_of(source):
+    """Label of the target of `source`, a path relative to the root."""
+    if source == "convbert_tf/__init__.py":
+        return ":convbert_tf"
+    label = ":" + source.removeprefix("convbert_tf/").removesuffix(".py")
+    return f"{label}_main" if source == "tools/benchmark.py" else label
+
+
+def source_of(name):
+    """The file that `name`, dotted, is or is taken from; a package is its __init__.py."""
+    place = name.replace(".", "/")
+    found = [path for path in (f"{place}/__init__.py", f"{place}.py") if (ROOT / path).is_file()]
+    return found[0] if found else source_of(name.rpartition(".")[0])
 
 
 def labels_of_import(module, names):
@@ -70,14 +84,20 @@ def labels_of_import(module, names):
         return set()
     if top not in FOLDERS:
         return {"@pypi//" + DISTRIBUTIONS.get(top, top).replace("-", "_")}
-    candidates = [f"{module}.{name}" for name in names] or [module]
-    labels = set()
-    for candidate in candidates:
-        parts = candidate.split(".")
-        paths = [pathlib.Path(*parts[:length]).with_suffix(".py") for length in (2, 1)]
-        paths[1] = pathlib.Path(top, "__init__.py")
-        labels.add(label_of(next(path for path in paths if (ROOT / path).exists())))
-    return labels
+    dotted = [f"{module}.{name}" for name in names] or [module]
+    return {label_of(source_of(name)) for name in dotted}
+
+
+def compiled(source):
+    return compile((ROOT / source).read_text(encoding="utf-8"), source, "exec")
+
+
+def packages_without_code(source):
+    """The __init__.py files beside and above `source` that at most have a docstring."""
+    parts = source.split("/")
+    inits = ["/".join([*parts[:depth], "__init__.py"]) for depth in range(1, len(parts))]
+    inits = [init for init in inits if init != source and (ROOT / init).exists()]
+    return [init for init in inits if set(compiled(init).co_names) <= {"__doc__"}]
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +111,12 @@ def test_build_is_what_the_imports_say():
 
 
 def test_each_source_is_in_one_rule_of_the_right_kind(rules):
-    paths = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     sources = [path.relative_to(ROOT).as_posix() for path in paths]
     assert sorted(source for _, rule in rules for source in rule["srcs"]) == sorted(sources)
     for kind, rule in rules:
         (source,) = rule["srcs"]
-        if source.startswith("tools/"):
+        if re.fullmatch(r"tools/\w+\.py", source):
             assert (kind, rule["main"]) == ("py_binary", source)
         elif source.endswith("_test.py"):
             assert (kind, rule["main_module"]) == ("py_test", "pytest")
@@ -110,29 +130,34 @@ def test_names_are_those_of_the_sources_and_differ(rules):
     names = [rule["name"] for _, rule in rules]
     assert max(collections.Counter(names).values()) == 1
     for _, rule in rules:
-        assert f":{rule['name']}" == label_of(pathlib.Path(rule["srcs"][0]))
+        assert f":{rule['name']}" == label_of(rule["srcs"][0])
+
+
+def test_no_program_is_built_where_a_folder_of_sources_lies(rules):
+    for kind, rule in rules:
+        assert kind == "py_library" or not (ROOT / rule["name"]).is_dir(), rule["name"]
 
 
 def test_deps_are_what_the_compiled_sources_import(rules):
     for kind, rule in rules:
         (source,) = rule["srcs"]
-        if source == "convbert_tf/__init__.py":
+        if source in PUBLIC:
             continue  # it loads its modules by name, see below
-        code = compile((ROOT / source).read_text(encoding="utf-8"), source, "exec")
-        labels = [labels_of_import(module, names) for module, names in imports_of(code)]
+        labels = [labels_of_import(*one) for one in imports_of(compiled(source))]
         expected = set().union(*labels) | ({"@pypi//pytest"} if kind == "py_test" else set())
+        expected |= {label_of(init) for init in packages_without_code(source)}
         deps = rule.get("deps", [])
         assert len(deps) == len(set(deps)), source
         assert set(deps) == expected, source
 
 
-def test_the_package_needs_its_public_modules(rules):
-    import convbert_tf
-
-    owners = {getattr(convbert_tf, name).__module__ for name in convbert_tf._PUBLIC}
-    owners |= {getattr(convbert_tf, name).__name__ for name in convbert_tf._MODULES}
-    deps = next(rule["deps"] for _, rule in rules if rule["name"] == "convbert_tf")
-    assert sorted(deps) == sorted(f":{owner.split('.')[1]}" for owner in owners)
+@pytest.mark.parametrize("source", PUBLIC)
+def test_a_package_needs_its_public_modules(rules, source):
+    package = importlib.import_module(PUBLIC[source])
+    owners = {getattr(package, name).__module__ for name in package._PUBLIC}
+    owners |= {getattr(package, name).__name__ for name in getattr(package, "_MODULES", ())}
+    deps = next(rule["deps"] for _, rule in rules if rule["srcs"] == [source])
+    assert sorted(deps) == sorted(label_of(source_of(owner)) for owner in owners)
 
 
 def test_deps_are_libraries_without_cycles(rules):
@@ -172,11 +197,13 @@ def tree(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('deps = ["@pypi//keras"]', 'deps = ["@pypi//tensorflow"]'),
+        ('deps = ["@pypi//absl_py"]', 'deps = ["@pypi//tensorflow"]'),
         ('        ":console",\n', ""),
-        ('        ":console",\n', '        ":console",\n        ":masking",\n'),
-        ('srcs = ["convbert_tf/layers.py"]', 'srcs = ["convbert_tf/layer.py"]'),
-        ('\npy_library(\n    name = "masking"', '\npy_binary(\n    name = "masking"'),
+        ('        ":console",\n', '        ":console",\n        ":modeling/masking",\n'),
+        ('        ":modeling/__init__",\n', ""),
+        ('        ":serving/__init__",\n', ""),
+        ('srcs = ["convbert_tf/modeling/layers.py"]', 'srcs = ["convbert_tf/layers.py"]'),
+        ('\npy_library(\n    name = "config"', '\npy_binary(\n    name = "config"'),
     ],
 )
 def test_a_planted_fault_in_build_is_noticed_and_mended(tree, old, new):
@@ -198,10 +225,15 @@ def test_a_planted_fault_in_build_is_noticed_and_mended(tree, old, new):
 @pytest.mark.parametrize(
     ("file", "line", "dep"),
     [
-        ("convbert_tf/masking.py", "def late():\n    import scipy.stats", "@pypi//scipy"),
-        ("convbert_tf/masking.py", "from convbert_tf.records import encode", ":records"),
+        ("convbert_tf/config.py", "def late():\n    import scipy.stats", "@pypi//scipy"),
+        ("convbert_tf/config.py", "from convbert_tf.data import records", ":data/records"),
+        ("convbert_tf/config.py", "from convbert_tf.data.records import encode", ":data/records"),
+        ("convbert_tf/config.py", "from convbert_tf import serving", ":serving/__init__"),
+        ("convbert_tf/modeling/new.py", "import os", ":modeling/__init__"),
         ("tools/new.py", "import orbit", "@pypi//tf_models_official"),
-        ("tests/new_test.py", "from tests import goldens", ":tests/goldens"),
+        ("tools/new.py", "from convbert_tf import layers", ":convbert_tf"),
+        ("tools/benchmark/new.py", "from tools.benchmark import ours", ":tools/benchmark/ours"),
+        ("tests/text/new_test.py", "from tests import goldens", ":tests/goldens"),
     ],
 )
 def test_a_planted_import_is_noticed(tree, file, line, dep):
@@ -213,9 +245,16 @@ def test_a_planted_import_is_noticed(tree, file, line, dep):
     assert dep in next(rule["deps"] for _, rule in rules if rule["srcs"] == [file])
 
 
-def test_a_relative_import_is_refused_by_file_and_line(tree):
-    (tree / "tools" / "new.py").write_text("import os\nfrom . import ask\n")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("from . import ask", "tools/new.py:2: a relative import"),
+        ("from tools import gone", "tools.gone is imported, but no file holds it"),
+    ],
+)
+def test_what_no_label_can_say_is_refused_in_one_line(tree, line, message):
+    (tree / "tools" / "new.py").write_text(f"import os\n{line}\n")
     result = update_build(tree)
     assert result.returncode == 1
-    assert "tools/new.py:2: a relative import" in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -16,10 +16,10 @@ from convbert_tf import (
     conversion,
 )
 from convbert_tf.console import UserError
+from convbert_tf.modeling import presets
 from convbert_tf.training import checkpoints, optimization
-from convbert_tf.weights import original, presets
 from tests import goldens
-from tests.goldens import FINETUNING, PRETRAINING, needs_golden
+from tests.goldens import FINETUNING, PRETRAINING
 from tests.modeling.encoder_test import tiny
 from tests.tools_test import assert_one_line, run_tool
 from tests.weights.presets_test import randomize, same
@@ -41,23 +41,22 @@ def preset(tmp_path, vocab_file):
     return model, tmp_path / "preset"
 
 
-@needs_golden
 @pytest.mark.parametrize("name", PRETRAINING + FINETUNING)
 def test_an_original_goes_round_by_a_preset(name, tmp_path):
     """original -> preset -> original: the same bytes of every tensor, and the same outputs."""
     task = goldens.config(name).get("task")
-    rows = conversion.convert(goldens.GOLDEN / name, tmp_path / "preset")
+    rows = conversion.convert(goldens.path(name), tmp_path / "preset")
     assert dict(rows)["written and read again"].startswith("0.0e+00")
     conversion.convert(tmp_path / "preset", tmp_path / "back", "original", task=task)
     given, back = (
         tf.train.load_checkpoint(str(path / "model.ckpt"))
-        for path in (goldens.GOLDEN / name, tmp_path / "back")
+        for path in (goldens.path(name), tmp_path / "back")
     )
     names = back.get_variable_to_shape_map()
     assert names.keys() == given.get_variable_to_shape_map().keys()
     for key in names:
         np.testing.assert_array_equal(back.get_tensor(key), given.get_tensor(key))
-    vocab = (goldens.GOLDEN / name / "vocab.txt").read_text()
+    vocab = (goldens.path(name) / "vocab.txt").read_text()
     assert (tmp_path / "back" / "vocab.txt").read_text() == vocab
 
 
@@ -82,7 +81,7 @@ def test_a_published_checkpoint_needs_only_its_size(tmp_path, monkeypatch):
     small = ModelConfig.small
     monkeypatch.setattr(ModelConfig, "small", lambda: small(vocab_size=50, num_hidden_layers=1))
     model = randomize(ConvBertPretrainer(ModelConfig.small()))
-    original.save_original(model, str(tmp_path / "in" / "model.ckpt-7"))
+    conversion.save_original(model, str(tmp_path / "in" / "model.ckpt-7"))
     with pytest.raises(UserError, match="does not tell its architecture: give --config"):
         conversion.convert(tmp_path / "in", tmp_path / "out")
     conversion.convert(tmp_path / "in" / "model.ckpt-7", tmp_path / "out", config="small")
@@ -92,9 +91,9 @@ def test_a_published_checkpoint_needs_only_its_size(tmp_path, monkeypatch):
 def test_the_last_of_several_checkpoints(tmp_path):
     for number in (1, 2):
         model = ConvBertEncoder(tiny())
-        original.save_original(model, str(tmp_path / "in" / f"model.ckpt-{number}"))
+        conversion.save_original(model, str(tmp_path / "in" / f"model.ckpt-{number}"))
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(original.original_config(model)))
+    config.write_text(json.dumps(conversion.original_config(model)))
     with pytest.raises(UserError, match="several checkpoints: name one"):
         conversion.convert(tmp_path / "in", tmp_path / "out", config=config)
     (tmp_path / "in" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-2"\n')
@@ -116,8 +115,8 @@ def test_a_run_goes_on_from_the_moments_of_an_original(tmp_path):
         rng = np.random.default_rng(seed)
         gradients = [tf.constant(rng.normal(size=w.shape), "float32") for w in model.weights]
         adam.apply(gradients, model.trainable_variables)
-    original.save_original(model, str(tmp_path / "in" / "model.ckpt"), optimizer=adam)
-    config = json.dumps(original.original_config(model))
+    conversion.save_original(model, str(tmp_path / "in" / "model.ckpt"), optimizer=adam)
+    config = json.dumps(conversion.original_config(model))
     (tmp_path / "in" / "config.json").write_text(config)
     conversion.convert(tmp_path / "in", tmp_path / "out", optimizer=True)
     same(ConvBertPretrainer.from_preset(tmp_path / "out"), model)
@@ -184,7 +183,7 @@ def test_a_joint_question_answerer_is_refused_by_hugging_face(tmp_path):
 
 
 def test_a_config_that_is_none(preset, tmp_path):
-    original.save_original(preset[0], str(tmp_path / "in" / "model.ckpt"), "mine")
+    conversion.save_original(preset[0], str(tmp_path / "in" / "model.ckpt"), "mine")
     (tmp_path / "in" / "config.json").write_text("[]")
     with pytest.raises(UserError, match="is no config of an original"):
         conversion.convert(tmp_path / "in", tmp_path / "out")

@@ -1,461 +1,337 @@
-"""Who may import whom, and the model without TensorFlow."""
+"""Which wing may import which, and which of them do without TensorFlow.
+
+A wing is a folder of convbert_tf/; each module beside them is a wing of its own.
+"""
 
 import ast
-import os
+import collections
 import pathlib
-import subprocess
-import sys
+import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGE = "convbert_tf"
+FOLDERS = ("convbert_tf", "configs", "tools", "tests")
 
-# Module -> the modules of ours that it may import; `console` besides, all may.
-MAY_IMPORT = {
-    "__init__": set(),
-    "benchmark": {
-        "benchmark_tables",
-        "benchmark_workers",
-        "config",
-        "files",
-        "flops",
-        "text_files",
-    },
-    "benchmark_ours": {
-        "benchmark_workers",
-        "config",
-        "convolution",
-        "corpus",
-        "finetuning",
-        "fused_adamw",
-        "heads",
-        "inference",
-        "layers",
-        "linear",
-        "masking",
-        "model",
-        "normalization",
-        "optimization",
-        "pretraining",
-        "trainer",
-    },
-    "benchmark_peers": {"benchmark_workers", "corpus"},
-    "benchmark_tables": {"files"},
-    "benchmark_workers": set(),
-    "config": {"files"},
-    "checkpoints": {"config", "files", "presets"},
+BASE = {"config", "console", "files"}
+# Wing -> the wings that its modules may import, besides each other; in the order of the data.
+WINGS = {
     "console": set(),
-    "conversion": {
-        "checkpoints",
-        "config",
-        "files",
-        "huggingface",
-        "huggingface_files",
-        "optimization",
-        "original",
-        "presets",
-        "pretraining",
-        "weight_names",
-    },
-    "convolution": set(),
-    "corpus": {
-        "files",
-        "records",
-        "segments",
-        "shards",
-        "text_files",
-        "tfds_text",
-        "tokenization",
-    },
-    "corpus_beam": {"corpus", "files"},
-    "text_files": set(),
-    "tfds_text": set(),
-    "docstrings": set(),
-    "documentation": {"docstrings", "documentation_tasks"},
-    "documentation_tasks": set(),
-    "finetuning": {
-        "checkpoints",
-        "config",
-        "files",
-        "glue",
-        "heads",
-        "input_pipeline",
-        "model",
-        "presets",
-        "records",
-        "squad",
-        "squad_decoding",
-        "strategies",
-        "tokenization",
-        "training",
-    },
-    "files": set(),
-    "flops": set(),
-    "fused_adamw": {"optimization"},
-    "glue": {"config", "files", "records", "tokenization"},
-    "gradients": set(),
-    "heads": {"gradients", "linear", "model", "presets"},
-    "huggingface": {
-        "config",
-        "files",
-        "heads",
-        "huggingface_files",
-        "model",
-        "normalization",
-        "presets",
-        "pretraining",
-        "weight_names",
-    },
-    "huggingface_files": {"config", "files"},
-    "inference": set(),
-    "input_pipeline": {"records", "shards"},
-    "interruption": set(),
-    "layers": {"convolution", "linear", "normalization"},
-    "linear": {"gradients"},
-    "masking": set(),
-    "model": {"config", "convolution", "layers", "linear", "normalization", "presets"},
-    "monitoring": {"config", "files"},
-    "normalization": {"gradients"},
-    "optimization": {"config"},
-    "plots": {"config", "files"},
-    "original": {"config", "heads", "model", "pretraining", "weight_names"},
-    # And, by name, huggingface and the models, which import it.
-    "presets": {"config", "files", "huggingface_files"},
-    "pretraining": {"config", "flops", "heads", "masking", "model", "optimization", "presets"},
-    "records": {"files"},
-    "segments": set(),
-    "shards": {"records"},
-    "strategies": set(),
-    "preprocessing": {"presets", "tokenization"},
-    "serving": {
-        "config",
-        "files",
-        "heads",
-        "inference",
-        "model",
-        "preprocessing",
-        "presets",
-        "squad",
-        "tokenization",
-    },
-    "squad": {"config", "records", "tokenization"},
-    "squad_decoding": {"files", "squad"},
-    "tokenization": {"files"},
-    "trainer": {"checkpoints", "interruption", "optimization", "strategies"},
-    "training": {
-        "checkpoints",
-        "files",
-        "fused_adamw",
-        "interruption",
-        "monitoring",
-        "optimization",
-        "strategies",
-        "trainer",
-    },
-    "weight_names": {"heads", "pretraining"},
+    "files": {"console"},
+    "config": {"console", "files"},
+    "text": BASE,
+    "data": BASE | {"text"},
+    "weights": BASE | {"text"},
+    "modeling": BASE | {"weights"},
+    "training": BASE | {"weights", "modeling"},
+    "tasks": BASE | {"text", "data", "weights", "modeling", "training"},
+    "serving": BASE | {"text", "weights", "modeling", "tasks"},
+    "conversion": BASE | {"text", "weights", "modeling", "training"},
 }
-# These run on every backend of Keras, so neither they nor what they import may load TensorFlow.
-WITHOUT_TENSORFLOW = {
-    "benchmark",
-    "benchmark_tables",
-    "benchmark_workers",
-    "config",
-    "console",
-    "convolution",
-    "files",
-    "flops",
-    "gradients",
-    "heads",
-    "huggingface",
-    "huggingface_files",
-    "layers",
-    "linear",
-    "masking",
-    "model",
-    "normalization",
-    "optimization",
-    "plots",
-    "presets",
-    "pretraining",
-    "weight_names",
+# "__init__" are the __init__.py of convbert_tf/ and of its wings. They load their public names on
+# first use, so they import nothing of ours, and no wing imports from them.
+LIBRARY = {*WINGS, "__init__"}
+MAY_IMPORT = WINGS | {
+    "__init__": set(),
+    "configs": {"config"},
+    "tools/*.py": LIBRARY,
+    "tools/benchmark.py": LIBRARY | {"tools/benchmark"},
+    "tools/make_documentation_data.py": LIBRARY | {"tools/quickstart"},
+    "tools/benchmark": LIBRARY,
+    "tools/quickstart": LIBRARY,
+    "tests": LIBRARY | {"tools/benchmark", "tools/quickstart"},
 }
+NOT_EACH_OTHER = {"__init__", "configs", "tools/*.py"}
+
 TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "official", "orbit"}
-# The two sides meet in finetuning, serving and tools alone, by the names of a batch.
-DATA = {
-    "corpus",
-    "documentation",
-    "glue",
-    "input_pipeline",
-    "records",
-    "shards",
-    "squad",
-    "squad_decoding",
-    "tokenization",
-}
-MODEL = {"convolution", "heads", "layers", "masking", "model", "normalization", "pretraining"}
+# These run on every backend of Keras. Those of TENSORFLOW_LATE may import TensorFlow inside
+# functions, since nothing else reads its checkpoints; the others nowhere.
+WITHOUT_TENSORFLOW = {*BASE, "__init__", "weights", "modeling"}
+TENSORFLOW_LATE = {"weights"}
+
+# What imports a module by its name in a string. Any function of an __init__.py may, for the public
+# names, and these, which are given packages of other people or the caller's own module.
+LOADERS = {"__import__", "import_module", "exec_module", "run_module", "run_path"}
+MAY_LOAD = {"convbert_tf/console.py": {"load_tensorflow", "call"}}
+
+MOST_MODULES, MOST_LINES = 12, 450
 
 
-def read_sources(folder):
-    paths = sorted((ROOT / folder).glob("*.py"))
-    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+def read_sources():
+    """Path -> text of all that is ours."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
-def imported(source):
-    """Dotted names of all imports in `source`, at its head and inside functions."""
+def wing(path):
+    """The key in MAY_IMPORT of the module at `path`, or what it would be."""
+    top, *inner = path.removesuffix(".py").split("/")
+    if top == "convbert_tf":
+        return "__init__" if inner[-1] == "__init__" else inner[0]
+    if top == "tools" and len(inner) == 1:
+        return path if path in MAY_IMPORT else "tools/*.py"
+    return f"tools/{inner[0]}" if top == "tools" else top
+
+
+def nodes_in_functions(tree, names=None):
+    """ids of the nodes of `tree` inside functions, all functions or those of these names."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    functions = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    if names is not None:
+        functions = [node for node in functions if getattr(node, "name", None) in names]
+    return {id(node) for function in functions for node in ast.walk(function)}
+
+
+def imported(path, tree, sources, skipped=()):
+    """What the module at `path` imports: paths of ours and top names of other packages."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
+    for node in ast.walk(tree):
+        if id(node) not in skipped and isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join([PACKAGE] * bool(node.level) + [node.module] * bool(node.module))
+        elif id(node) not in skipped and isinstance(node, ast.ImportFrom):
+            folder = path.split("/")[: -node.level] if node.level else []
+            base = ".".join([*folder, *filter(None, [node.module])])
             names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
+    return {file_or_package(name, path, sources) for name in names} - {path}
 
 
-def first_parts(names):
-    return {name.split(".")[0] for name in names}
+def file_or_package(name, importer, sources):
+    """The file of ours that holds `name`, or the top name of somebody else's package."""
+    top = name.split(".")[0]
+    if top not in FOLDERS:
+        # Beside a binary its folder is on the path.
+        beside = {f"tools/{top}.py", f"tools/{top}/__init__.py"} & sources.keys()
+        if not beside or not re.fullmatch(r"tools/\w+\.py", importer):
+            return top
+        name = f"tools.{name}"
+    place = name.replace(".", "/")
+    while "/" in place:
+        for path in (f"{place}/__init__.py", f"{place}.py"):
+            if path in sources:
+                return path
+        place = place.rpartition("/")[0]
+    return f"{top}/__init__.py"
 
 
-def our_modules(names, modules):
-    """Those of `modules` among `names`; "__init__" for what is the package's own."""
-    inner = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE]
-    return {parts[0] if parts and parts[0] in modules else "__init__" for parts in inner}
-
-
-def reachable(module, graph):
-    """`module` and all that it imports, directly or not."""
-    seen, waiting = set(), [module]
+def reachable(start, graph):
+    """`start` and all that it imports, directly or not."""
+    seen, waiting = set(), [start]
     while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += graph.get(name, ())
+        one = waiting.pop()
+        if one not in seen:
+            seen.add(one)
+            waiting += graph.get(one, ())
     return seen
 
 
 def violations(sources):
-    """What in the modules `sources` (name -> text) breaks the rules, a line each."""
-    names = {module: imported(source) for module, source in sources.items()}
-    graph = {module: our_modules(names[module], sources) for module in sources}
-    found = [f"{module} is not in MAY_IMPORT" for module in sources.keys() - MAY_IMPORT.keys()]
-    found += [f"MAY_IMPORT's {module} is gone" for module in MAY_IMPORT.keys() - sources.keys()]
-    for module in sources.keys() & MAY_IMPORT.keys():
-        extra = graph[module] - MAY_IMPORT[module] - {"console"}
-        found += [f"{module} imports {other}" for other in extra]
-        outer = first_parts(names[module]) & {"tools", "tests", "configs"}
-        found += [f"{module} imports {folder}/" for folder in outer]
-    for module in WITHOUT_TENSORFLOW:
-        for through in reachable(module, graph) & names.keys():
-            foreign = first_parts(names[through]) & TENSORFLOW
-            found += [f"{module} loads {name} through {through}" for name in foreign]
-    for side, other_side in ((DATA, MODEL), (MODEL, DATA)):
-        for module in side:
-            met = reachable(module, graph) & other_side
-            found += [f"{module} reaches {other} of the other side" for other in met]
-    return sorted(found)
+    """What in `sources` (path -> text) breaks the rules, a line each."""
+    trees = {path: ast.parse(text, path) for path, text in sources.items()}
+    graph = {path: imported(path, tree, sources) for path, tree in trees.items()}
+    at_top = {
+        path: imported(path, tree, sources, nodes_in_functions(tree))
+        for path, tree in trees.items()
+    }
+    return sorted(
+        {
+            *wrong_imports(graph),
+            *circles(graph),
+            *loads_of_tensorflow(graph, at_top),
+            *late_imports(trees),
+            *wrong_places(sources),
+        }
+    )
 
 
-def test_modules_keep_the_import_direction():
-    assert violations(read_sources(PACKAGE)) == []
+def wrong_imports(graph):
+    for path, targets in graph.items():
+        row = wing(path)
+        if row not in MAY_IMPORT:
+            yield f"{path} is in no row of MAY_IMPORT"
+            continue
+        allowed = MAY_IMPORT[row] | ({row} - NOT_EACH_OTHER)
+        for target in targets:
+            if target.endswith(".py") and wing(target) not in allowed:
+                yield f"{path} imports {target}"
+
+
+def circles(graph):
+    reached = {path: reachable(path, graph) for path in graph}
+    for path in graph:
+        circle = [other for other in reached[path] & graph.keys() if path in reached[other]]
+        if len(circle) > 1:
+            yield f"these import each other: {', '.join(sorted(circle))}"
+
+
+def loads_of_tensorflow(graph, at_top):
+    for path in graph:
+        if wing(path) in WITHOUT_TENSORFLOW:
+            for through in reachable(path, at_top):
+                for name in at_top.get(through, set()) & TENSORFLOW:
+                    yield f"{path} loads {name} through {through}"
+            if wing(path) not in TENSORFLOW_LATE:
+                for name in (graph[path] - at_top[path]) & TENSORFLOW:
+                    yield f"{path} imports {name} in a function"
+
+
+def late_imports(trees):
+    """Imports by a string, which go round the table; in tests there is nothing to go round."""
+    for path, tree in trees.items():
+        if wing(path) == "tests":
+            continue
+        functions = None if wing(path) == "__init__" else MAY_LOAD.get(path, ())
+        allowed = nodes_in_functions(tree, functions)
+        for node in ast.walk(tree):
+            # The name of a variable, an attribute or an import.
+            names = {getattr(node, field, None) for field in ("id", "attr", "name")} & LOADERS
+            if id(node) not in allowed:
+                yield from (f"{path} imports by {name}" for name in names)
+            text = getattr(node, "value", None)  # of a constant, also inside an f-string
+            if isinstance(text, str) and re.fullmatch(r"convbert_tf\.[\w.]*", text):
+                yield f"{path} names {text} in a string"
+
+
+def wrong_places(sources):
+    """Wings and modules that are too large, rows of nothing, tests that mirror no wing."""
+    sizes = collections.Counter(wing(path) for path in sources if path.startswith("convbert_tf/"))
+    yield from (f"no module is in {row}" for row in WINGS.keys() - sizes.keys())
+    for row in sizes.keys() - {"__init__"}:
+        if sizes[row] > MOST_MODULES:
+            yield f"{row} has {sizes[row]} modules"
+    folders = {path.split("/")[1] for path in sources if re.match("convbert_tf/.*/", path)}
+    for path, text in sources.items():
+        if len(text.splitlines()) > MOST_LINES:
+            yield f"{path} has {len(text.splitlines())} lines"
+        if re.match("tests/.*/", path) and path.split("/")[1] not in {*folders, "tools"}:
+            yield f"{path} mirrors no wing"
+
+
+def test_the_tree_keeps_the_rules():
+    assert violations(read_sources()) == []
+
+
+LOAD = "importlib.import_module(name)"
+PUBLIC, SERVING = "convbert_tf/__init__.py", "convbert_tf/serving/__init__.py"
+CONSOLE, FILES, CONFIG = (f"convbert_tf/{name}.py" for name in ("console", "files", "config"))
+CONVERSION, EXPORT = "convbert_tf/conversion.py", "convbert_tf/serving/export.py"
+VOCABULARY, WORDS = "convbert_tf/text/vocabulary.py", "convbert_tf/text/words.py"
+CORPUS, GLUE = "convbert_tf/data/corpus.py", "convbert_tf/tasks/glue.py"
+PRESETS, ORIGINAL = "convbert_tf/weights/presets.py", "convbert_tf/weights/original.py"
+LAYERS, HEADS = "convbert_tf/modeling/layers.py", "convbert_tf/modeling/heads.py"
+LOOP = "convbert_tf/training/loop.py"
+# A small tree that keeps the rules, with each kind of import that is allowed.
+TREE = {
+    PUBLIC: f"import importlib\n_MODULES = {{}}\ndef f(name):\n    {LOAD}\n",
+    CONSOLE: f"def load_tensorflow():\n    {LOAD}\ndef call(name):\n    {LOAD}\n",
+    FILES: "from convbert_tf import console\n",
+    CONFIG: "from convbert_tf.files import read\n",
+    VOCABULARY: "import convbert_tf.console\n",
+    WORDS: "import tensorflow\nfrom convbert_tf.text import vocabulary\n",
+    CORPUS: "from convbert_tf.text import words\nimport orbit\n",
+    "convbert_tf/weights/__init__.py": '"""Formats."""\n',
+    PRESETS: "from convbert_tf.text import vocabulary\n",
+    ORIGINAL: "def read():\n    import tensorflow as tf\n",
+    LAYERS: "import keras\n",
+    HEADS: "from convbert_tf.modeling import layers\n",
+    LOOP: "from convbert_tf.modeling import heads\n",
+    GLUE: "from convbert_tf.data import corpus\n",
+    SERVING: f"import importlib\ndef f(name):\n    {LOAD}\n",
+    EXPORT: "from convbert_tf.tasks import glue\n",
+    CONVERSION: "import importlib.util\nfrom convbert_tf.training import loop\n",
+    "configs/tiny.py": "from convbert_tf import config\n",
+    "configs/small.py": "",
+    "tools/ask.py": "from convbert_tf import serving, layers\n",
+    "tools/pretrain.py": "",
+    "tools/benchmark.py": "from tools.benchmark import ours\n",
+    "tools/benchmark/__init__.py": "",
+    "tools/benchmark/ours.py": "from convbert_tf.training import loop\n",
+    "tests/__init__.py": "",
+    "tests/goldens.py": "",
+    "tests/tools/ours_test.py": "from tools.benchmark import ours\n",
+    "tests/text/words_test.py": "importlib.import_module('tools.ask')\nfrom tests import goldens\n",
+}
+
+
+def test_a_small_tree_keeps_the_rules():
+    assert violations(TREE) == []
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "expected"),
+    ("path", "line", "target"),
     [
-        ("layers", "from convbert_tf import model", "layers imports model"),
-        ("layers", "from convbert_tf.model import ConvBertEncoder", "layers imports model"),
-        ("layers", "import convbert_tf.model", "layers imports model"),
-        ("layers", "from .model import ConvBertEncoder", "layers imports model"),
-        ("config", "from convbert_tf import ModelConfig", "config imports __init__"),
-        ("masking", "def f():\n    import tensorflow as tf", "masking loads tensorflow through"),
-        ("config", "import orbit.utils", "pretraining loads orbit through config"),
-        ("records", "from convbert_tf import masking", "glue reaches masking of the other side"),
-        ("heads", "from convbert_tf import glue", "heads reaches records of the other side"),
-        ("corpus", "from tests import goldens", "corpus imports tests/"),
-        ("training", "import tools.pretrain", "training imports tools/"),
-        ("utils", "import os", "utils is not in MAY_IMPORT"),
+        (FILES, "from convbert_tf import config", CONFIG),
+        (CONSOLE, "import convbert_tf.conversion", CONVERSION),
+        (PRESETS, "def f():\n    from convbert_tf.modeling.heads import Head", HEADS),
+        (LAYERS, "from convbert_tf.text import vocabulary", VOCABULARY),
+        (LAYERS, "from ..training.loop import fit", LOOP),
+        (LOOP, "if True:\n    import convbert_tf.tasks.glue as glue", GLUE),
+        (CONVERSION, "import convbert_tf.data.corpus", CORPUS),
+        # The public names, which lead to every wing.
+        (WORDS, "import convbert_tf", PUBLIC),
+        (CORPUS, "from convbert_tf import ConvBertEncoder", PUBLIC),
+        (CORPUS, "from convbert_tf import layers", PUBLIC),
+        (GLUE, "from convbert_tf import serving", SERVING),
+        (SERVING, "from . import export", EXPORT),
+        (LOOP, "import tools.pretrain", "tools/pretrain.py"),
+        (WORDS, "from tests import goldens", "tests/goldens.py"),
+        (CONFIG, "import configs", "configs/__init__.py"),
+        ("configs/small.py", "from configs import tiny", "configs/tiny.py"),
+        ("configs/small.py", "from convbert_tf import console", CONSOLE),
+        ("tools/ask.py", "from tools import pretrain", "tools/pretrain.py"),
+        ("tools/ask.py", "import pretrain", "tools/pretrain.py"),
+        ("tools/ask.py", "from benchmark import ours", "tools/benchmark/ours.py"),
+        ("tools/benchmark.py", "from tools import ask", "tools/ask.py"),
+        ("tools/benchmark/ours.py", "from tools import ask", "tools/ask.py"),
+        ("tests/goldens.py", "import tools.ask", "tools/ask.py"),
     ],
 )
-def test_a_planted_import_is_found(module, line, expected):
-    sources = read_sources(PACKAGE)
-    sources[module] = f"{sources.get(module, '')}\n{line}\n"
-    assert any(found.startswith(expected) for found in violations(sources))
+def test_a_planted_import_is_found(path, line, target):
+    assert f"{path} imports {target}" in violations(TREE | {path: f"{TREE[path]}{line}\n"})
 
 
-def test_a_module_that_is_gone_is_found():
-    sources = read_sources(PACKAGE)
-    del sources["serving"]
-    assert violations(sources) == ["MAY_IMPORT's serving is gone"]
+@pytest.mark.parametrize(
+    ("path", "line", "found"),
+    [
+        (
+            VOCABULARY,
+            "def f():\n    from convbert_tf.text import words",
+            [f"these import each other: {VOCABULARY}, {WORDS}"],
+        ),
+        (
+            "tests/goldens.py",
+            "from tests.text import words_test",
+            ["these import each other: tests/goldens.py, tests/text/words_test.py"],
+        ),
+        (ORIGINAL, "import tensorflow", [f"{ORIGINAL} loads tensorflow through {ORIGINAL}"]),
+        (
+            PRESETS,
+            "try:\n    from convbert_tf.text import words\nfinally:\n    pass",
+            [f"{PRESETS} loads tensorflow through {WORDS}"],
+        ),
+        (PRESETS, "def f():\n    from convbert_tf.text import words", []),
+        (LAYERS, "def f():\n    import orbit", [f"{LAYERS} imports orbit in a function"]),
+        (CONFIG, "def f():\n    import official.a", [f"{CONFIG} imports official in a function"]),
+        (WORDS, LOAD, [f"{WORDS} imports by import_module"]),
+        (WORDS, "from importlib import import_module as f", [f"{WORDS} imports by import_module"]),
+        (WORDS, "__import__('os')", [f"{WORDS} imports by __import__"]),
+        (CONSOLE, f"def say(name):\n    {LOAD}", [f"{CONSOLE} imports by import_module"]),
+        (SERVING, LOAD, [f"{SERVING} imports by import_module"]),
+        (SERVING, "NAME = 'convbert_tf.text'", [f"{SERVING} names convbert_tf.text in a string"]),
+        (WORDS, "call('convbert_tf.glue')", [f"{WORDS} names convbert_tf.glue in a string"]),
+        (WORDS, "f'convbert_tf.{name}'", [f"{WORDS} names convbert_tf. in a string"]),
+        ("tools/ask.py", "runpy.run_module('pretrain')", ["tools/ask.py imports by run_module"]),
+        ("convbert_tf/utils.py", "", ["convbert_tf/utils.py is in no row of MAY_IMPORT"]),
+        ("tools/words/count.py", "", ["tools/words/count.py is in no row of MAY_IMPORT"]),
+        ("tests/layers/layers_test.py", "", ["tests/layers/layers_test.py mirrors no wing"]),
+        (WORDS, "\n" * 448, [f"{WORDS} has 451 lines"]),
+    ],
+)
+def test_another_planted_fault_is_found(path, line, found):
+    assert violations(TREE | {path: f"{TREE.get(path, '')}{line}\n"}) == found
 
 
-def test_nothing_imports_tools_and_only_tests_import_tests():
-    for folder, forbidden in (
-        ("configs", {"tools", "tests"}),
-        ("tools", {"tools", "tests"}),
-        ("tests", {"tools"}),
-    ):
-        for name, source in read_sources(folder).items():
-            # Beside a binary its folder is on the path: `import pretrain` would be found as well.
-            siblings = read_sources("tools").keys() if folder == "tools" else set()
-            met = first_parts(imported(source)) & (forbidden | siblings)
-            assert not met, f"{folder}/{name}.py imports {met}"
-
-
-def run_python(code, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.mark.slow
-def test_the_model_runs_and_learns_on_jax_where_there_is_no_tensorflow(tmp_path):
-    write_outputs(tmp_path)
-    code = "import sys; from tests import imports_test as t; t.on_jax(sys.argv[1])"
-    result = run_python(code, str(tmp_path), KERAS_BACKEND="jax")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "jax, without TensorFlow"
-
-
-def tiny_config():
-    import convbert_tf
-
-    return convbert_tf.ModelConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=32,
-        embedding_size=8,
-        conv_kernel_size=3,
-        linear_groups=2,
-        max_position_embeddings=12,
-        generator_hidden_size=0.5,
-    )
-
-
-def make_features():
-    import numpy as np
-
-    ids = np.random.default_rng(0).integers(5, 50, (3, 10)).astype("int32")
-    return {
-        "input_ids": ids,
-        "input_mask": (np.arange(10) < [[10], [7], [4]]).astype("int32"),
-        "segment_ids": (np.arange(10) >= [[6], [3], [10]]).astype("int32"),
-    }
-
-
-def flat_outputs(encoder):
-    import numpy as np
-
-    outputs = encoder(make_features())
-    states = {f"hidden_{i}": state for i, state in enumerate(outputs.pop("hidden_states"))}
-    return {name: np.array(value) for name, value in (outputs | states).items()}
-
-
-def write_outputs(directory):
-    """A preset of an encoder with no weight zero or one, and what it gives on TensorFlow."""
-    import keras
-    import numpy as np
-
-    import convbert_tf
-
-    assert keras.backend.backend() == "tensorflow"
-    encoder = convbert_tf.ConvBertEncoder(tiny_config())
-    random = np.random.default_rng(3)
-    for variable in encoder.weights:
-        variable.assign(variable + 0.2 * random.normal(size=variable.shape))
-    encoder.save_to_preset(directory / "preset")
-    np.savez(directory / "outputs.npz", **flat_outputs(encoder))
-
-
-def check_same_outputs(directory):
-    import numpy as np
-
-    import convbert_tf
-    from tests import goldens
-
-    encoder = convbert_tf.ConvBertEncoder.from_preset(os.path.join(directory, "preset"))
-    outputs = flat_outputs(encoder)
-    with np.load(os.path.join(directory, "outputs.npz")) as file:
-        assert outputs.keys() == set(file.files) and len(outputs) == 5
-        for name, value in outputs.items():
-            assert goldens.error(value, file[name]) < 1e-5, name
-
-
-class NoTensorFlow:
-    """A finder for sys.meta_path by which TensorFlow is not installed."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in TENSORFLOW:
-            raise ModuleNotFoundError(f"the test forbids {name}", name=name)
-
-
-def on_jax(directory):
-    """Outputs, losses of a pre-training step, an encoder's gradient; in a process of its own."""
-    sys.meta_path.insert(0, NoTensorFlow)
-    import jax
-    import keras
-
-    import convbert_tf
-
-    with pytest.raises(ModuleNotFoundError, match="the test forbids tensorflow"):
-        import tensorflow  # noqa: F401
-
-    check_same_outputs(directory)
-    keras.utils.set_random_seed(0)
-    model = convbert_tf.ConvBertPretrainer(tiny_config())
-    check_losses(model, make_features(), jax)
-    check_gradient(model.discriminator, make_features(), jax)
-    assert not first_parts(sys.modules) & TENSORFLOW
-    print(f"{keras.backend.backend()}, without TensorFlow")
-
-
-def check_losses(model, features, jax):
-    """An untrained model guesses: the losses are near those of chance."""
-    import numpy as np
-
-    from convbert_tf.modeling import masking
-
-    uniforms = np.random.default_rng(1).random((3, 2, 10)).astype("float32")
-    special_tokens = masking.SpecialTokens(2, 3, 4)
-
-    def losses(features, uniforms):
-        masked = masking.mask_inputs(features, uniforms, special_tokens, model.pretraining)
-        return model.losses(features, masked)
-
-    outputs = jax.jit(losses)(features, uniforms)
-    assert float(outputs["mlm_weight"]) > 0 and float(outputs["disc_weight"]) == 21
-    chance = np.log(50) + model.pretraining.disc_weight * np.log(2)
-    np.testing.assert_allclose(float(model.total_loss(outputs)), chance, rtol=0.2)
-
-
-def check_gradient(encoder, features, jax):
-    """jax.grad against the slope that is measured along a random direction."""
-    import numpy as np
-
-    random = np.random.default_rng(2)
-    values = [variable.value for variable in encoder.trainable_variables]
-    fixed = [variable.value for variable in encoder.non_trainable_variables]
-    projection = random.normal(size=(3, 10, 16)).astype("float32")
-
-    def loss(values):
-        outputs, _ = encoder.stateless_call(values, fixed, features)
-        return (outputs["sequence_output"] * projection).mean()
-
-    loss_of, gradient_of = jax.jit(loss), jax.jit(jax.grad(loss))
-    gradients = gradient_of(values)
-    assert all(np.isfinite(gradient).all() for gradient in gradients)
-    direction = [random.normal(size=value.shape).astype("float32") for value in values]
-    step = 1e-3
-    up = loss_of([value + step * way for value, way in zip(values, direction, strict=True)])
-    down = loss_of([value - step * way for value, way in zip(values, direction, strict=True)])
-    slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
-    assert abs(slope) > 1e-2
-    np.testing.assert_allclose(slope, float(up - down) / (2 * step), rtol=0.05)
+def test_a_wing_that_is_too_large_or_gone_is_found():
+    many = {f"convbert_tf/text/part_{i}.py": "" for i in range(11)}
+    assert violations(TREE | many) == ["text has 13 modules"]
+    gone = {path: text for path, text in TREE.items() if path != CONVERSION}
+    assert violations(gone) == ["no module is in conversion"]

@@ -14,7 +14,7 @@ from convbert_tf import config
 from convbert_tf.data import corpus, input_pipeline
 from convbert_tf.modeling import masking, pretraining
 from convbert_tf.training import optimization, trainer
-from convbert_tf.training.fused_adamw import FusedAdamW
+from convbert_tf.training.optimization import FusedAdamW
 
 ROOT = pathlib.Path(__file__).parents[1]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -23,13 +23,13 @@ flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1
 def main(_):
     console.load_tensorflow()
     from convbert_tf.data import text_files  # TensorFlow: not for --help and bad flags
-    from convbert_tf.text import tokenization  # TensorFlow: not for --help and bad flags
+    from convbert_tf.text import vocabulary, vocabulary_training
 
     texts = text_files.sample_texts(
         text_files.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000
     )
-    vocab = tokenization.train_vocab(texts, FLAGS.vocab_size, FLAGS.lower_case)
-    tokenization.save_vocab(FLAGS.output_file, vocab)
+    vocab = vocabulary_training.train_vocab(texts, FLAGS.vocab_size, FLAGS.lower_case)
+    vocabulary.save_vocab(FLAGS.output_file, vocab)
     console.say(f"{FLAGS.output_file}: {len(vocab):,} pieces.")
 
 

@@ -3,8 +3,9 @@
     python tools/update_build.py           writes the file
     python tools/update_build.py --check   fails where the file is not what would be written
 
-Every .py file of convbert_tf/, configs/, tools/ and tests/ becomes one target; its deps are what it
-imports anywhere, inside functions too. Names that are imported from strings are not seen.
+Every .py file below convbert_tf/, configs/, tools/ and tests/ becomes one target; its deps are what
+it imports anywhere, inside functions too. Of the names that are imported from strings only those in
+the tables of a package's __init__.py are seen.
 """
 
 import ast
@@ -23,6 +24,8 @@ CHECK = flags.DEFINE_bool("check", False, "Change nothing, but fail if BUILD is 
 
 PACKAGE = "convbert_tf"
 FOLDERS = (PACKAGE, "configs", "tools", "tests")
+# In a package's __init__.py: public name -> the module that it is in, loaded on first use.
+TABLES = ("_PUBLIC", "_MODULES")
 # Where a package's name on the index is not the name it is imported by.
 DISTRIBUTIONS = {
     "absl": "absl_py",
@@ -33,10 +36,17 @@ DISTRIBUTIONS = {
 HEADER = '''\
 """ConvBERT for TensorFlow 2: Bazel targets, written by tools/update_build.py; do not edit.
 
-A module of convbert_tf/ is the target of its own name, any other file that of its path without
-.py: //:layers, //:tools/pretrain, //:tests/layers_test. //:convbert_tf is the package as its users
-import it, with all its public modules. @pypi is the hub of rules_python's pip.parse over
-requirements.txt and the extras of pyproject.toml. main_module needs rules_python 1.3 or later.
+Each source is a target of its own, named by its path without .py, and in convbert_tf/ without that
+folder as well: //:config, //:modeling/layers, //:tools/pretrain, //:tests/modeling/layers_test.
+Three things are otherwise:
+- //:convbert_tf is convbert_tf/__init__.py, the package as its users import it, and needs all its
+  public modules; so does //:serving/__init__ for those of serving. No module of the package needs
+  them: where they are absent Bazel puts an empty file.
+- An __init__.py without code, such as //:modeling/__init__, is needed by all modules below it.
+- A binary beside a folder of its own name ends in _main, as in //:tools/benchmark_main: it would be
+  built where that folder has to be.
+@pypi is the hub of rules_python's pip.parse over requirements.txt and the extras of pyproject.toml.
+main_module needs rules_python 1.3 or later.
 """
 
 load("@rules_python//python:defs.bzl", "py_binary", "py_library", "py_test")
@@ -63,17 +73,19 @@ def main(_):
 def build_text(root):
     """Content of BUILD for the sources below `root`."""
     sources = [
-        path.relative_to(root) for folder in FOLDERS for path in (root / folder).glob("*.py")
+        path.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("*.py")
     ]
-    targets = sorted((FOLDERS.index(path.parts[0]), target(path), path) for path in sources)
+    targets = sorted((FOLDERS.index(path.parts[0]), target(root, path), path) for path in sources)
     return HEADER + "".join(rule_text(root, name, path) for _, name, path in targets)
 
 
-def target(path):
-    """Name of the target of the source at `path`, relative to the root."""
-    if path.parts[0] != PACKAGE:
-        return path.with_suffix("").as_posix()
-    return PACKAGE if path.stem == "__init__" else path.stem
+def target(root, path):
+    """Name of the target of the source at `path`, relative to `root`."""
+    if path == pathlib.Path(PACKAGE, "__init__.py"):
+        return PACKAGE
+    place = path.with_suffix("")
+    name = place.relative_to(PACKAGE) if place.parts[0] == PACKAGE else place
+    return name.as_posix() + "_main" * (root / place).is_dir()
 
 
 def rule_text(root, name, path):
@@ -86,7 +98,7 @@ def rule_text(root, name, path):
         attributes["main_module"] = "pytest"
     elif path.parts[0] == "tests":
         attributes["testonly"] = True
-    elif path.parts[0] == "tools":
+    elif path.parent.as_posix() == "tools":
         rule = "py_binary"
         attributes["main"] = path.as_posix()
     if deps:
@@ -96,27 +108,39 @@ def rule_text(root, name, path):
 
 
 def dependencies(root, path):
-    """Sorted labels of what the source at `path` imports, ours first; the package itself for
-    its public modules, which it loads when they are first used."""
-    tree = ast.parse((root / path).read_text(encoding="utf-8"), str(path))
-    if target(path) == PACKAGE:
-        return sorted(f":{module}" for module in public_modules(tree))
-    labels = {_label(root, name) for name in imported_names(tree, path)}
+    """Sorted labels of what the source at `path` needs, ours first."""
+    tree = _parse(root, path)
+    names = {*imported_names(tree, path), *public_modules(tree, path)}
+    labels = {_label(root, name) for name in names} | {
+        f":{target(root, init)}" for init in plain_packages(root, path)
+    }
     return sorted(labels - {None}, key=_ours_first)
+
+
+def plain_packages(root, path):
+    """The __init__.py files above `path` that hold no code: their modules do not load them back."""
+    for init in (folder / "__init__.py" for folder in path.parents):
+        if init != path and (root / init).exists():
+            body = _parse(root, init).body
+            if all(isinstance(node, ast.Expr) for node in body):
+                yield init
+
+
+def _parse(root, path):
+    return ast.parse((root / path).read_text(encoding="utf-8"), str(path))
 
 
 def _ours_first(label):
     return label.startswith("@"), label
 
 
-def public_modules(tree):
-    """Modules that the tables `_PUBLIC` and `_MODULES` of the package's __init__.py name."""
-    tables = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id in ("_PUBLIC", "_MODULES")
-    }
-    return {*tables["_PUBLIC"].values(), *tables["_MODULES"]}
+def public_modules(tree, path):
+    """Dotted names of the modules in the tables of a package, if `path` is one."""
+    if path.stem == "__init__":
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in TABLES:
+                for place in ast.literal_eval(node.value).values():
+                    yield ".".join([*path.parent.parts, place])
 
 
 def imported_names(tree, path):
@@ -139,10 +163,12 @@ def _label(root, name):
         return None
     if parts[0] not in FOLDERS:
         return f"@pypi//{DISTRIBUTIONS.get(parts[0], parts[0])}"
-    source = pathlib.Path(*parts[:2]).with_suffix(".py")
-    if not (root / source).exists():
-        source = pathlib.Path(parts[0], "__init__.py")
-    return f":{target(source)}"
+    for length in range(len(parts), 0, -1):
+        place = pathlib.Path(*parts[:length])
+        for source in (place / "__init__.py", place.with_suffix(".py")):
+            if (root / source).exists():
+                return f":{target(root, source)}"
+    raise console.UserError(f"{name} is imported, but no file holds it.")
 
 
 def _literal(value):

@@ -27,7 +27,8 @@ from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, MANIFEST
 from convbert_tf.files import write_bytes
-from convbert_tf.text import tokenization
+from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.text.vocabulary import file_content
 
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
@@ -83,7 +84,7 @@ class ShardBuilder:
 
     def __init__(self, settings, output_dir):
         self._settings, self._output_dir = settings, output_dir
-        self._tokenizer = tokenization.WordPieceTokenizer(
+        self._tokenizer = WordPieceTokenizer(
             os.path.join(output_dir, "vocab.txt"), lower_case=settings["lower_case"]
         )
         special = (self._tokenizer.cls_id, self._tokenizer.sep_id)
@@ -211,7 +212,7 @@ def build(
     if num_workers < 1 or chunk_bytes < 1:
         raise UserError(f"num_workers={num_workers}, chunk_bytes={chunk_bytes}: 1 is the least.")
     splits = tfds_text.find_splits(tfds)
-    vocab = _vocab_bytes(vocab_file)
+    vocab = file_content(vocab_file)
     identity = [(os.path.basename(file), os.path.getsize(file)) for file in files]
     identity += [tfds_text.identity(split) for split in splits]
     settings = {
@@ -247,12 +248,6 @@ def _useful_workers(files, tfds):
     cores = len(os.sched_getaffinity(0))
     size = sum(os.path.getsize(file) for file in files)
     return cores if tfds else max(1, min(cores, int(size / _BYTES_PER_WORKER)))
-
-
-def _vocab_bytes(vocab_file):
-    """The vocabulary as it lies beside the records, with a line feed after every piece."""
-    pieces = tokenization.load_vocab(vocab_file)
-    return "".join(f"{piece}\n" for piece in pieces).encode("utf-8")
 
 
 def _earlier_shards(output_dir, settings, overwrite):
@@ -365,36 +360,3 @@ def _manifest(settings, vocab_size, finished):
         for name in ("records", "tokens", "documents", "bytes")
     }
     return {"format": FORMAT, **settings, "vocab_size": vocab_size, **sums, "shards": shards}
-
-
-# --- what training asks of records ---
-
-
-def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length):
-    """Refuses records that are not for a model: built with another vocabulary or length.
-
-    Args:
-        manifest: of the records in `data_dir`.
-        vocab_file: the vocabulary that the model is to have.
-        vocab_size, max_seq_length: of the model's config.
-
-    Raises:
-        UserError: says what differs.
-    """
-    if manifest["vocab_size"] != vocab_size:
-        raise UserError(
-            f"the vocabulary of the records in {data_dir} has {manifest['vocab_size']} entries, "
-            f"the model's {vocab_size}: set --config.model.vocab_size."
-        )
-    if manifest["max_seq_length"] != max_seq_length:
-        raise UserError(
-            f"the records in {data_dir} were built with max_seq_length="
-            f"{manifest['max_seq_length']}, not {max_seq_length}: set "
-            "--config.data.max_seq_length, or build records of that length."
-        )
-    for path in (os.path.join(data_dir, "vocab.txt"), vocab_file):
-        if hashlib.sha256(_vocab_bytes(path)).hexdigest() != manifest["vocab_sha256"]:
-            raise UserError(
-                f"{path} is not the vocabulary that the records in {data_dir} were built with: "
-                "build them with it."
-            )

@@ -1,5 +1,6 @@
 """Shards of pre-training records on disk: their manifest, and reading them, damaged ones too."""
 
+import hashlib
 import json
 import os
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.data import records
+from convbert_tf.text.vocabulary import file_content
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest
@@ -47,6 +49,36 @@ def load_manifest(data_dir, damage_allowed=False):
                 f"{shard} is {found} bytes long, not {size}{damages}; build the records again."
             )
     return manifest
+
+
+def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length):
+    """Refuses records that are not for a model: built with another vocabulary or length.
+
+    Args:
+        manifest: of the records in `data_dir`.
+        vocab_file: the vocabulary that the model is to have.
+        vocab_size, max_seq_length: of the model's config.
+
+    Raises:
+        UserError: says what differs.
+    """
+    if manifest["vocab_size"] != vocab_size:
+        raise UserError(
+            f"the vocabulary of the records in {data_dir} has {manifest['vocab_size']} entries, "
+            f"the model's {vocab_size}: set --config.model.vocab_size."
+        )
+    if manifest["max_seq_length"] != max_seq_length:
+        raise UserError(
+            f"the records in {data_dir} were built with max_seq_length="
+            f"{manifest['max_seq_length']}, not {max_seq_length}: set "
+            "--config.data.max_seq_length, or build records of that length."
+        )
+    for path in (os.path.join(data_dir, "vocab.txt"), vocab_file):
+        if hashlib.sha256(file_content(path)).hexdigest() != manifest["vocab_sha256"]:
+            raise UserError(
+                f"{path} is not the vocabulary that the records in {data_dir} were built with: "
+                "build them with it."
+            )
 
 
 def paths_and_counts(manifest, data_dir):

@@ -1,17 +1,17 @@
-"""The encoder and the heads: Keras models over dicts of `input_ids`, `input_mask`, `segment_ids`.
+"""The encoder: a Keras model over dicts of `input_ids`, `input_mask`, `segment_ids`.
 
-Axes as in layers.py. No TensorFlow: the models run on every backend of Keras.
+Axes as in layers.py. No TensorFlow: the model runs on every backend of Keras.
 """
 
 import keras
 from keras import ops
 
 from convbert_tf.config import ModelConfig
-from convbert_tf.modeling.convolution import cut
+from convbert_tf.modeling import storing
+from convbert_tf.modeling.functions import cut
 from convbert_tf.modeling.layers import ConvBertBlock
-from convbert_tf.modeling.linear import Dense, activation, truncated_normal
-from convbert_tf.modeling.normalization import LayerNormalization
-from convbert_tf.weights import presets
+from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
+from convbert_tf.weights import formats
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -167,82 +167,25 @@ class ConvBertEncoder(keras.Model):
         return {"config": self.config.to_dict(), "name": self.name}
 
     @classmethod
-    def from_preset(cls, directory):
-        """The encoder of a preset directory, whatever heads it was saved with."""
-        return presets.load_encoder(directory)
+    def from_preset(cls, source):
+        """Returns the encoder of a stored model, whatever heads it was saved with.
+
+        Args:
+            source: a preset or Hugging Face directory, or "hf://owner/name@revision".
+
+        Raises:
+            UserError: see weights/formats.py.
+        """
+        return cls.from_stored(formats.read(source))
+
+    @classmethod
+    def from_stored(cls, stored):
+        """Returns the encoder of a Stored model of any kind."""
+        stored = stored.encoder()
+        model = cls.from_config(stored.config)
+        storing.set_weights(model, stored)
+        return model
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
-        """Writes a preset directory; see presets.save."""
-        presets.save(self, directory, vocab_file, lower_case)
-
-
-@keras.saving.register_keras_serializable("convbert_tf")
-class MaskedLmHead(keras.layers.Layer):
-    """Scores the vocabulary at masked positions, with the word table as output weights.
-
-    Call: hidden [B, M, H] and the word table [V, E] -> logits [B, M, V].
-
-    Weights: `dense`, `norm`, `output_bias` [V].
-    """
-
-    def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
-        self.dense = Dense(
-            self.config.embedding_size,
-            activation=activation(self.config.hidden_act),
-            kernel_initializer=truncated_normal(self.config.initializer_range),
-            dtype=self.dtype_policy,
-            name="dense",
-        )
-        self.norm = LayerNormalization(dtype=self.dtype_policy, name="norm")
-
-    def build(self, hidden_shape=None, word_embeddings_shape=None):
-        self.dense.build((None, None, self.config.hidden_size))
-        self.norm.build((None, None, self.config.embedding_size))
-        self.output_bias = self.add_weight(
-            shape=(self.config.vocab_size,), initializer="zeros", name="output_bias"
-        )
-
-    def call(self, hidden, word_embeddings):
-        hidden = self.norm(self.dense(hidden))
-        flat = ops.reshape(hidden, (-1, self.config.embedding_size))
-        table = ops.cast(word_embeddings, flat.dtype)
-        logits = ops.matmul(flat, ops.transpose(table)) + self.output_bias
-        return ops.reshape(logits, (*ops.shape(hidden)[:2], self.config.vocab_size))
-
-    def compute_output_shape(self, hidden_shape, *_, **__):
-        return (*hidden_shape[:-1], self.config.vocab_size)
-
-    def get_config(self):
-        return super().get_config() | {"config": self.config.to_dict()}
-
-
-@keras.saving.register_keras_serializable("convbert_tf")
-class DiscriminatorHead(keras.layers.Layer):
-    """One logit a token: was it replaced? Call: [B, T, H] -> [B, T]. Weights: `dense`, `logit`."""
-
-    def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
-        self.dense = Dense(
-            self.config.hidden_size,
-            activation=activation(self.config.hidden_act),
-            kernel_initializer=truncated_normal(self.config.initializer_range),
-            dtype=self.dtype_policy,
-            name="dense",
-        )
-        self.logit = Dense(1, dtype=self.dtype_policy, name="logit")
-
-    def build(self, inputs_shape=None):
-        self.dense.build((None, None, self.config.hidden_size))
-        self.logit.build((None, None, self.config.hidden_size))
-
-    def call(self, inputs):
-        return ops.squeeze(self.logit(self.dense(inputs)), -1)
-
-    def compute_output_shape(self, inputs_shape):
-        return inputs_shape[:-1]
-
-    def get_config(self):
-        return super().get_config() | {"config": self.config.to_dict()}
+        """Writes a preset directory; see storing.save."""
+        storing.save(self, directory, vocab_file, lower_case)

@@ -7,14 +7,15 @@ import keras
 from keras import ops
 
 from convbert_tf.console import say
+from convbert_tf.modeling import storing
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.gradients import custom_gradient
-from convbert_tf.modeling.linear import Dense, activation, gelu
-from convbert_tf.weights import presets
+from convbert_tf.modeling.functions import activation, cross_entropy, gelu, sigmoid_cross_entropy
+from convbert_tf.modeling.linear import Dense
+from convbert_tf.weights import formats
+from convbert_tf.weights.names import QA_HIDDEN_SIZE
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
-QA_HIDDEN_SIZE = 512
 
 
 class _Head(keras.Model):
@@ -29,12 +30,24 @@ class _Head(keras.Model):
 
     @classmethod
     def from_preset(cls, source, **options):
-        """The model of a preset or Hugging Face directory, or of "hf://owner/name@revision".
+        """Returns the model of a preset or Hugging Face directory, or of "hf://owner/name@revision".
 
         With `options`, or where there is another kind of model, as `start_from`: so fine-tuning
         starts from anything.
         """
-        return cls.start_from(presets.load(source), source, **options)
+        stored = formats.read(source)
+        if stored.kind == cls.__name__:
+            return cls.start_from(cls.from_stored(stored), source, **options)
+        if "encoder" in stored.config:
+            _say_dropped(source, f"it is a {stored.kind}")
+        return cls(ConvBertEncoder.from_stored(stored), **options)
+
+    @classmethod
+    def from_stored(cls, stored):
+        """Returns the model of a Stored one of this kind."""
+        model = cls.from_config(stored.config)
+        storing.set_weights(model, stored)
+        return model
 
     @classmethod
     def start_from(cls, model, source="the model", **options):
@@ -56,8 +69,7 @@ class _Head(keras.Model):
                 layer.set_weights(other.get_weights())
             say(f"{source}: its head is kept")
         elif isinstance(model, _Head):
-            reason = "; ".join(changes) or f"it is a {type(model).__name__}"
-            say(f"{source}: its head is dropped ({reason}); the new one has random weights")
+            _say_dropped(source, "; ".join(changes) or f"it is a {type(model).__name__}")
         return new
 
     def _options(self):
@@ -73,8 +85,8 @@ class _Head(keras.Model):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
-        """Writes a preset directory; see presets.save."""
-        presets.save(self, directory, vocab_file, lower_case)
+        """Writes a preset directory; see storing.save."""
+        storing.save(self, directory, vocab_file, lower_case)
 
     @classmethod
     def from_config(cls, config):
@@ -88,6 +100,10 @@ class _Head(keras.Model):
         layer = Dense(units, activation=act, dtype="float32", name=name)
         layer.build((None, input_size))
         return layer
+
+
+def _say_dropped(source, reason):
+    say(f"{source}: its head is dropped ({reason}); the new one has random weights")
 
 
 class _Classifier(_Head):
@@ -335,36 +351,3 @@ def _top_k(log_probs, k):
 def _rows(x, index):
     """x [B, T, H], index int [B, J] -> [B, J, H]."""
     return ops.take_along_axis(x, index[:, :, None], axis=1)
-
-
-def cross_entropy(logits, labels):
-    """-log softmax(logits)[labels]: logits [..., C], labels int [...] -> [...].
-
-    With its own gradient, which keeps the exponentials: over a vocabulary that is twice as quick
-    on CPUs as what backends offer.
-    """
-    num_classes = ops.shape(logits)[-1]  # of tokens: not known while tracing
-    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [n, 1]
-
-    @custom_gradient
-    def losses(logits):
-        shifted = logits - ops.max(logits, axis=-1, keepdims=True)  # [n, C]
-        weights = ops.exp(shifted)
-        total = ops.sum(weights, axis=-1, keepdims=True)
-
-        def gradient(dy):
-            softmax = weights * (dy / total)
-            at_labels = ops.take_along_axis(softmax, labels, axis=-1) - dy
-            rows = ops.arange(ops.shape(softmax)[0], dtype="int32")[:, None]
-            indices = ops.concatenate([rows, labels], axis=-1)
-            return ops.scatter_update(softmax, indices, at_labels[:, 0])
-
-        return ops.log(total) - ops.take_along_axis(shifted, labels, axis=-1), gradient
-
-    flat = losses(ops.reshape(logits, (-1, num_classes)))
-    return ops.reshape(flat, ops.shape(logits)[:-1])
-
-
-def sigmoid_cross_entropy(logits, labels):
-    """Elementwise, in the form that neither overflows nor loses digits."""
-    return ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))

@@ -16,20 +16,18 @@ import math
 import keras
 from keras import ops
 
-from convbert_tf.modeling.convolution import convolve_heads, cut
+from convbert_tf.modeling.functions import activation, convolve_heads, cut, gelu
 from convbert_tf.modeling.linear import (
     Dense,
     FeedForward,
     GroupedDense,
-    activation,
+    LayerNormalization,
     fields,
     flatten,
-    gelu,
     leading,
     restore,
     truncated_normal,
 )
-from convbert_tf.modeling.normalization import LayerNormalization
 
 __all__ = [
     "ConvBertBlock",
@@ -46,7 +44,7 @@ MASKED_SCORE = -10000.0
 
 
 class _TakesMask(keras.layers.Layer):
-    """A layer that is given its mask and hands none on: Keras's implicit masks stay out of it."""
+    """A layer whose mask is an argument of `call`; Keras's implicit masks are not passed on."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -64,8 +62,8 @@ class SpanDynamicConvolution(_TakesMask):
         kernel   = softmax_K(Dense(N*K)(span_key * query))         [B, T, N, K]
         out[t]   = sum over j of kernel[t, j] * values[t + j - (K-1)/2]
 
-    `query` and `values` are projections of x: MixedAttention hands over its own, so that query is
-    shared with self-attention; used alone, the layer makes both.
+    `query` and `values` are projections of x. MixedAttention passes its own, so that the query is
+    shared with self-attention; a layer used alone computes both.
 
     Args:
         num_heads: N.
@@ -84,7 +82,7 @@ class SpanDynamicConvolution(_TakesMask):
         Returns [B, T, A].
 
     Weights: `depthwise_kernel` [K, H], `pointwise_kernel` [H, A], `pointwise_bias` [A],
-    `kernel_projection`, and `query`, `value` where the layer makes them.
+    `kernel_projection`, and `query`, `value` in a layer used alone.
 
     Example:
         >>> layer = SpanDynamicConvolution(num_heads=4, size_per_head=48, conv_kernel_size=9)
@@ -168,7 +166,7 @@ class SpanDynamicConvolution(_TakesMask):
 
 
 def _spec(layer, hidden_states, num_heads, return_attention_scores):
-    """What an attention layer returns, symbolically: for functional models."""
+    """The symbolic outputs of an attention layer, for functional models."""
     shape = hidden_states.shape
     outputs = keras.KerasTensor(layer.compute_output_shape(shape), dtype=layer.compute_dtype)
     if not return_attention_scores:
@@ -321,7 +319,7 @@ class ConvBertBlock(_TakesMask):
         num_attention_heads, head_ratio, conv_kernel_size, conv_type,
         attention_probs_dropout_prob, mask_convolution: see MixedAttention.
         intermediate_size, linear_groups, hidden_act: see FeedForward.
-        hidden_dropout_prob: dropout rate on what is added to each residual.
+        hidden_dropout_prob: dropout rate on each residual branch.
         initializer_range: standard deviation of the truncated normal for weights.
 
     Call: as MixedAttention; returns [B, T, H] (and the attention probabilities if asked for).

@@ -1,12 +1,18 @@
-"""Position-wise layers: dense, grouped dense, feed-forward. Axes as in layers.py; no TensorFlow."""
+"""Position-wise layers: dense, grouped dense, feed-forward, layer normalisation.
+
+Axes as in layers.py; no TensorFlow.
+"""
 
 import math
 
 import keras
 from keras import ops
 
-from convbert_tf.console import UserError
-from convbert_tf.modeling.gradients import custom_gradient
+from convbert_tf.modeling.functions import EPSILON, activation, layer_norm
+
+# What TensorFlow (2.20) adds to the variance where it fuses the operations, whatever they add. The
+# result is that of any epsilon for an input made larger by the root of the ratio.
+_ONEDNN_EPSILON = 1e-3
 
 
 def truncated_normal(stddev):
@@ -15,29 +21,6 @@ def truncated_normal(stddev):
 
 def fields(layer, names):
     return {name: getattr(layer, name) for name in names.split()}
-
-
-def gelu(x):
-    """Gaussian error linear unit in its exact form, x * Phi(x), as the original computes it.
-
-    Written by the error function, which fuses with the matrix product before it on CPUs. For the
-    gradient it keeps its slope alone, not x and Phi(x). In half precision it is Keras's.
-    """
-    if keras.backend.standardize_dtype(x.dtype) != "float32":
-        return ops.gelu(x, approximate=False)
-
-    @custom_gradient
-    def function(x):
-        twice_cdf = 1 + ops.erf(x * math.sqrt(0.5))
-        density = ops.exp(-0.5 * ops.square(x) - 0.5 * math.log(2 * math.pi))
-        slope = 0.5 * twice_cdf + x * density
-
-        def gradient(dy):
-            return dy * slope
-
-        return 0.5 * x * twice_cdf, gradient
-
-    return function(x)
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -199,9 +182,24 @@ class FeedForward(keras.layers.Layer):
         )
 
 
-def activation(hidden_act):
-    """The function of the name; "gelu" is the exact form, all others are Keras's."""
-    try:
-        return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
-    except ValueError as error:
-        raise UserError(f"hidden_act {hidden_act!r} is none of Keras's activations.") from error
+@keras.saving.register_keras_serializable("convbert_tf")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` over the last axis, with about half the passes in training.
+
+    The gradient is written out (`layer_norm`) instead of traced through the mean and the variance.
+    Computes in float32 whatever the precision policy, as Keras's does.
+
+    With constant weights (inference.freeze) oneDNN computes all of it as one operation.
+
+    Call: [..., H] -> [..., H]. Weights: `gamma`, `beta` [H].
+    """
+
+    def __init__(self, epsilon=EPSILON, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        x, gamma, beta = (ops.cast(v, "float32") for v in (inputs, self.gamma, self.beta))
+        epsilon = self.epsilon
+        if not training:
+            x, epsilon = x * math.sqrt(_ONEDNN_EPSILON / epsilon), _ONEDNN_EPSILON
+        return ops.cast(layer_norm(x, gamma, beta, epsilon), self.compute_dtype)

@@ -1,6 +1,6 @@
 """Masking of the generator's input and writing its samples back; no TensorFlow.
 
-All randomness comes in as `uniforms` in [0, 1), so that a step is a pure function of its batch.
+All randomness is an argument, `uniforms` in [0, 1), so that a step is a pure function of its batch.
 Axes as in layers.py.
 """
 
@@ -100,10 +100,10 @@ def _draw_whole_words(candidates, inside, limit, uniforms, slots):
     """Draws words, in random order, as long as their tokens together stay within the limit.
 
     A word is a candidate and the continuations that follow it directly; a continuation that
-    follows no candidate (at the start of a segment that was cut within a word) begins one. The
-    words are tried in the order of falling uniforms, each by that of its first token; one with
-    more tokens than are left of the limit is passed over, and the next is tried. So an input may
-    get fewer tokens than the limit, and none if all its words are longer.
+    follows no candidate (at the start of a segment that was cut within a word) begins a word. The
+    words are tried in decreasing order of the uniform of their first token. A word with more
+    tokens than are left of the limit is skipped. So an input may get fewer tokens than the limit,
+    and none if all its words are longer.
 
     Args:
         candidates: bool [B, T].
@@ -167,10 +167,10 @@ def _fill(lengths, limit):
 
 
 def scatter_update(sequence, updates, positions):
-    """Writes `updates` into `sequence` at `positions`; position 0 stands for "nowhere".
+    """Writes `updates` into `sequence` at `positions`; position 0 is ignored.
 
-    A position given several times takes the (rounded down) mean of its updates: what the original
-    does with samples, and no change where all updates are the same.
+    A position that is given several times takes the mean of its updates, rounded down, as in the
+    original; where all its updates are the same, that is their value.
 
     Args:
         sequence: int [B, T].

@@ -12,11 +12,83 @@ from keras import ops
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
-from convbert_tf.modeling import flops, masking
-from convbert_tf.modeling.encoder import ConvBertEncoder, DiscriminatorHead, MaskedLmHead
-from convbert_tf.modeling.heads import cross_entropy, sigmoid_cross_entropy
-from convbert_tf.training import optimization
-from convbert_tf.weights import presets
+from convbert_tf.modeling import flops, functions, masking, storing
+from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.functions import activation, cross_entropy, sigmoid_cross_entropy
+from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
+from convbert_tf.weights import formats
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class MaskedLmHead(keras.layers.Layer):
+    """Scores the vocabulary at masked positions, with the word table as output weights.
+
+    Call: hidden [B, M, H] and the word table [V, E] -> logits [B, M, V].
+
+    Weights: `dense`, `norm`, `output_bias` [V].
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
+        self.dense = Dense(
+            self.config.embedding_size,
+            activation=activation(self.config.hidden_act),
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.norm = LayerNormalization(dtype=self.dtype_policy, name="norm")
+
+    def build(self, hidden_shape=None, word_embeddings_shape=None):
+        self.dense.build((None, None, self.config.hidden_size))
+        self.norm.build((None, None, self.config.embedding_size))
+        self.output_bias = self.add_weight(
+            shape=(self.config.vocab_size,), initializer="zeros", name="output_bias"
+        )
+
+    def call(self, hidden, word_embeddings):
+        hidden = self.norm(self.dense(hidden))
+        flat = ops.reshape(hidden, (-1, self.config.embedding_size))
+        table = ops.cast(word_embeddings, flat.dtype)
+        logits = ops.matmul(flat, ops.transpose(table)) + self.output_bias
+        return ops.reshape(logits, (*ops.shape(hidden)[:2], self.config.vocab_size))
+
+    def compute_output_shape(self, hidden_shape, *_, **__):
+        return (*hidden_shape[:-1], self.config.vocab_size)
+
+    def get_config(self):
+        return super().get_config() | {"config": self.config.to_dict()}
+
+
+@keras.saving.register_keras_serializable("convbert_tf")
+class DiscriminatorHead(keras.layers.Layer):
+    """One logit a token: was it replaced? Call: [B, T, H] -> [B, T]. Weights: `dense`, `logit`."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
+        self.dense = Dense(
+            self.config.hidden_size,
+            activation=activation(self.config.hidden_act),
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.logit = Dense(1, dtype=self.dtype_policy, name="logit")
+
+    def build(self, inputs_shape=None):
+        self.dense.build((None, None, self.config.hidden_size))
+        self.logit.build((None, None, self.config.hidden_size))
+
+    def call(self, inputs):
+        return ops.squeeze(self.logit(self.dense(inputs)), -1)
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape[:-1]
+
+    def get_config(self):
+        return super().get_config() | {"config": self.config.to_dict()}
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
@@ -181,7 +253,7 @@ class ConvBertPretrainer(keras.Model):
             name: outputs[f"{name}_weight"] if given[name] is None else given[name]
             for name in terms
         }
-        return optimization.total_loss(terms, weights)
+        return functions.total_loss(terms, weights)
 
     def call(self, inputs, training=False):
         """The discriminator's encoder outputs: what the model gives when it is used as one."""
@@ -195,18 +267,25 @@ class ConvBertPretrainer(keras.Model):
         }
 
     @classmethod
-    def from_preset(cls, directory):
-        """The pretrainer of a preset directory that was saved from one."""
-        model = presets.load(directory)
-        if not isinstance(model, cls):
+    def from_preset(cls, source):
+        """Returns the pretrainer of a stored one; `source` as for ConvBertEncoder.from_preset."""
+        stored = formats.read(source)
+        if stored.kind != "ConvBertPretrainer":
             raise UserError(
-                f"{directory} holds a {type(model).__name__}; pre-training needs the generator too."
+                f"{source} holds a {stored.kind}; pre-training needs the generator too."
             )
+        return cls.from_stored(stored)
+
+    @classmethod
+    def from_stored(cls, stored):
+        """Returns the pretrainer of a Stored one."""
+        model = cls.from_config(stored.config)
+        storing.set_weights(model, stored)
         return model
 
     def save_to_preset(self, directory, vocab_file=None, lower_case=True):
-        """Writes a preset directory; see presets.save."""
-        presets.save(self, directory, vocab_file, lower_case)
+        """Writes a preset directory; see storing.save."""
+        storing.save(self, directory, vocab_file, lower_case)
 
 
 def counts(outputs, features, masked):

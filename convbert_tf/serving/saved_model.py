@@ -13,11 +13,11 @@ import tensorflow as tf
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import write_json
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.serving.inference import freeze
 from convbert_tf.text.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.weights import presets
 
 # Of a question answerer: outputs that are decoded, and how many windows are computed at once.
 _SPANS = {

@@ -13,12 +13,12 @@ from convbert_tf.config import check_length
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import write_json
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import glue, squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, loop, strategies
-from convbert_tf.weights import presets
 
 SQUAD_TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
 

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.text import vocabulary
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.weights import presets
 
 
 class TextPreprocessor:
@@ -36,9 +36,13 @@ class TextPreprocessor:
 
     @classmethod
     def from_preset(cls, directory, max_seq_length=128):
-        """With the vocabulary of what presets.load takes; cased or not as that is."""
-        directory = presets.fetch(directory)
-        return cls(WordPieceTokenizer(*presets.vocabulary(directory)), max_seq_length)
+        """Returns a preprocessor with the vocabulary of a stored model; cased or not as that is.
+
+        Args:
+            directory: a preset or Hugging Face directory, or "hf://owner/name@revision".
+            max_seq_length: T.
+        """
+        return cls(WordPieceTokenizer(*vocabulary.find(directory)), max_seq_length)
 
     def __call__(self, texts, second=None):
         first = self.tokenizer.tokenize(texts)

@@ -18,7 +18,8 @@ import tensorflow as tf
 from convbert_tf import config as configs
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import read_json, write_json
-from convbert_tf.weights import presets
+from convbert_tf.modeling import storing
+from convbert_tf.weights import formats
 
 BEST_FILE = "best.json"
 # Of the model's config, what leaves a checkpoint's weights as they are.
@@ -269,7 +270,7 @@ def initialize(model, optimizer, source, with_optimizer=False):
         moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
         wanted += [("optimizer", v) for v in moments]
     try:
-        values = _preset_values(source) if prefix is None else _CheckpointValues(prefix)
+        values = _preset_values(source, model) if prefix is None else _CheckpointValues(prefix)
         read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise UserError(
@@ -288,8 +289,13 @@ def initialize(model, optimizer, source, with_optimizer=False):
     return said
 
 
-def _preset_values(directory):
-    return {("model", v.path): np.asarray(v) for v in presets.load(directory).weights}
+def _preset_values(source, model):
+    arrays = formats.read(source).arrays
+    return {
+        ("model", variable.path): arrays[name].read()
+        for name, variable in storing.variables(model).items()
+        if name in arrays
+    }
 
 
 class _CheckpointValues:

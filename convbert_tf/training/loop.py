@@ -12,9 +12,8 @@ import tensorflow as tf
 from convbert_tf import files
 from convbert_tf.console import Progress, UserError, reason, say
 from convbert_tf.training import checkpoints, monitoring, optimization, strategies
-from convbert_tf.training.fused_adamw import FusedAdamW
-from convbert_tf.training.interruption import Interrupted, Interruption
-from convbert_tf.training.trainer import Trainer
+from convbert_tf.training.optimization import FusedAdamW
+from convbert_tf.training.trainer import Interrupted, Interruption, Trainer
 
 
 def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evaluator=None):

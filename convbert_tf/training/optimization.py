@@ -1,8 +1,12 @@
-"""The optimiser of BERT, ELECTRA and ConvBERT, and its schedule; no TensorFlow."""
+"""The optimiser of BERT, ELECTRA and ConvBERT, and its schedule.
+
+FusedAdamW alone loads TensorFlow, when it is used.
+"""
 
 import re
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -164,6 +168,57 @@ class AdamW(keras.optimizers.Optimizer):
         return config | {name: getattr(self, name) for name in names.split()}
 
 
+@keras.saving.register_keras_serializable("convbert_tf")
+class FusedAdamW(AdamW):
+    """`AdamW`, with the same arguments, weights and results, which reads and writes a weight once.
+
+    Written as separate operations, an update reads or writes memory a dozen times, which takes a
+    fifth of a fine-tuning step on CPUs. TensorFlow's fused Adam computes BERT's update if the
+    powers for its bias correction are zero. It computes 1 - beta_2 in float32, which is 5e-5 too
+    large for 0.999; this is corrected by gradients that are smaller by the square root of that
+    factor and a larger weight for them in the first moment. With `skip_nonfinite` it is AdamW.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        excess = float(np.float32(1) - np.float32(self.beta_2)) / (1 - self.beta_2)
+        self._correction = 1.0 if self.skip_nonfinite else excess**-0.5
+
+    def _gradient_scale(self):
+        scale = super()._gradient_scale()
+        return self._correction if scale is None else scale * self._correction
+
+    def _global_norm(self, gradients):
+        import tensorflow as tf
+
+        return tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(tf.cast(g, tf.float32)) for g in gradients]))
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.skip_nonfinite:
+            return super().update_step(gradient, variable, learning_rate)
+        import tensorflow as tf
+
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        rate = tf.cast(learning_rate, dtype) * self._multipliers[index]
+        if self._decays(variable):
+            # First, as it is of the weight before the step; and as a difference, since a factor so
+            # close to 1 cannot be told from it in float32.
+            variable.assign_sub(rate * self.weight_decay_rate * variable)
+        zero = tf.zeros([], dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=zero,
+            beta2_power=zero,
+            lr=rate,
+            beta1=tf.constant(1 - (1 - self.beta_1) / self._correction, dtype),
+            beta2=tf.constant(self.beta_2, dtype),
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=tf.cast(gradient, dtype),
+        )
+
+
 def _dense(gradient, variable):
     """A lookup's sparse gradient (TensorFlow's IndexedSlices) as a tensor, its rows merged.
 
@@ -172,24 +227,6 @@ def _dense(gradient, variable):
     if hasattr(gradient, "indices"):
         return ops.segment_sum(gradient.values, gradient.indices, variable.shape[0])
     return gradient
-
-
-def total_loss(terms, weights):
-    """The loss that a step minimises.
-
-    Args:
-        terms: name -> (coefficient, sum over the batch).
-        weights: name -> sum of the term's weights, over all replicas; None where the term stays a
-            sum.
-
-    Returns:
-        The sum over terms of coefficient * sum / weight.
-    """
-    loss = 0.0
-    for name, (coefficient, total) in terms.items():
-        scale = 1.0 if weights[name] is None else weights[name] + 1e-6
-        loss += coefficient * total / scale
-    return loss
 
 
 def global_norm(tensors):

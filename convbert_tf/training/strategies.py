@@ -1,4 +1,4 @@
-"""tf.distribute strategies by name, and what a process sets up before it builds a model."""
+"""tf.distribute strategies by name, and the settings of a process: seed, precision, determinism."""
 
 import os
 
@@ -21,8 +21,8 @@ def set_up(training):
     keras.config.set_dtype_policy(training.precision)
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # Where memory is short by its count, Grappler adds up three gradients or more in the order
-        # in which they come to be, whatever op determinism says.
+        # Where Grappler estimates that memory is short, it adds three or more gradients in the
+        # order in which they are computed, in spite of op determinism.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = make_strategy(training)
     replicas, parts = strategy.num_replicas_in_sync, training.gradient_accumulation_steps
@@ -89,7 +89,7 @@ def is_multi_worker(strategy):
 
 
 def describe(strategy, training):
-    """Says in one line what the run runs on."""
+    """Prints the strategy, its replicas, their batch and the precision in one line."""
     replicas, parts = strategy.num_replicas_in_sync, training.gradient_accumulation_steps
     say(
         f"{type(strategy).__name__}, {replicas} replica{'s' if replicas > 1 else ''} of batch "

@@ -20,14 +20,15 @@ The loss is the sum over terms of coefficient * (sum over all replicas) / (weigh
 replicas), and clipping sees the global gradient (optimization.AdamW): N replicas take the step
 that one would take on the same global batch, and so do the parts of an accumulated step.
 
-A run is a function of config, data, seed and step: batches come by their step, dropout's seeds are
-drawn from it. The host looks at it once a loop; what must not wait for that (a signal, a loss that
-is not finite) is seen in the graph.
+A run is a function of config, data, seed and step: the step determines its batch and the seeds of
+dropout. The host sees a run once a loop; a signal and a loss that is not finite must not wait for
+that and are seen in the graph.
 """
 
 import functools
 import os
 import signal
+import threading
 import time
 
 import keras
@@ -36,8 +37,8 @@ import orbit
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.modeling import functions
 from convbert_tf.training import checkpoints, optimization, strategies
-from convbert_tf.training.interruption import Interrupted, Interruption
 
 _DROPOUT = 4  # keeps dropout's seeds apart from the streams of input_pipeline
 
@@ -211,7 +212,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         with tf.GradientTape() as tape:
             with keras.StatelessScope(states):
                 terms, counts = self.task.losses(inputs, training=True)
-            scaled = loss = optimization.total_loss(terms, weights)
+            scaled = loss = functions.total_loss(terms, weights)
             if self.optimizer is not self._norm_source:
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
@@ -310,3 +311,74 @@ def _in_parts(value, parts):
     """[b, ...] -> [parts, b / parts, ...]; at most one further axis of unknown size."""
     sizes = [-1 if size is None else size for size in value.shape[1:]]
     return tf.reshape(value, [parts, value.shape[0] // parts, *sizes])
+
+
+# --- SIGTERM and Ctrl-C, heard while the main thread is inside a TensorFlow loop ---
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end.
+
+    Attributes:
+        signum: the number of the signal.
+    """
+
+    def __init__(self, signum):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Interruption:
+    """A context in which SIGTERM and SIGINT set `flag`, which a graph reads at every step.
+
+    Python runs signal handlers between two of its own instructions, so not before a loop in the
+    graph is over. The byte that the interpreter writes to its wake-up descriptor comes at once; a
+    thread waits for it. Outside of Python's main thread this context does nothing.
+
+    Attributes:
+        flag: bool tf.Variable on the host.
+        signum: the signal that came, or None.
+        raises: set it while Python code runs that may be broken off: a signal then raises
+            Interrupted there.
+    """
+
+    def __init__(self):
+        with tf.device("CPU:0"):
+            self.flag = tf.Variable(False, trainable=False)
+        self.signum, self.raises = None, False
+
+    def __enter__(self):
+        self.flag.assign(False)
+        self.signum, self.raises, self._handlers = None, False, {}
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        if not self._handlers:
+            return
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler or signal.SIG_DFL)  # None: not set from Python
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.write(self._writer, b"\0")
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _listen(self):
+        while byte := os.read(self._reader, 1)[0]:
+            if byte in (signal.SIGTERM, signal.SIGINT):
+                self.signum = byte
+                self.flag.assign(True)
+
+    def _handle(self, signum, _):
+        self.signum = signum
+        if self.raises:
+            raise Interrupted(signum)

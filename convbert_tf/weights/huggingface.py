@@ -1,11 +1,11 @@
-"""Hugging Face's ConvBERT directories, read and written, and its hub; no TensorFlow.
+"""Hugging Face's ConvBERT directories, read and written.
 
-The weights' names follow from those of the original (weight_names.py), the shapes are PyTorch's.
-A file's class says which head it has:
+The weights' names follow from those of the original (names.py), the shapes are PyTorch's. A file's
+class says which head it has:
 
     ConvBertModel                       ConvBertEncoder
     ConvBertForMaskedLM                 ConvBertPretrainer with objective "mlm"
-    ConvBertForSequenceClassification   TextClassifier with `hidden_layer`; without, where `save`
+    ConvBertForSequenceClassification   TextClassifier with `hidden_layer`; without, where `write`
                                         wrote one without
     ConvBertForTokenClassification      TokenClassifier
     ConvBertForQuestionAnswering        QuestionAnswerer with joint=False
@@ -16,24 +16,29 @@ import os
 import shutil
 
 import numpy as np
-from keras import ops
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
-from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.modeling.normalization import EPSILON as LAYER_NORM_EPSILON
-from convbert_tf.modeling.pretraining import ConvBertPretrainer
-from convbert_tf.weights import presets
-from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights
-from convbert_tf.weights.weight_names import (
-    assign,
-    dense_names,
-    encoder_names,
-    masked_lm_head_names,
+from convbert_tf.weights import names
+from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights, write_safetensors
+from convbert_tf.weights.presets import replacing
+from convbert_tf.weights.stored import (
+    Array,
+    Stored,
+    encoder_config,
+    head_config,
+    pretrainer_config,
 )
 
+LAYER_NORM_EPSILON = 1e-12
+ARCHITECTURES = {
+    "ConvBertEncoder": "ConvBertModel",
+    "ConvBertPretrainer": "ConvBertForMaskedLM",
+    "TextClassifier": "ConvBertForSequenceClassification",
+    "TokenClassifier": "ConvBertForTokenClassification",
+    "QuestionAnswerer": "ConvBertForQuestionAnswering",
+}
 # Where the two sides mean the same by a name. All but "tanh" have f(x) - f(-x) = x.
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
 # Pieces of the original's names and what Hugging Face has for them, in this order.
@@ -56,11 +61,14 @@ _PIECES = (
 _OURS = {"linear_groups", "conv_type", "mask_convolution"}  # fields that are not written
 
 
-def load(directory):
-    """The model of a Hugging Face ConvBERT directory, with its head (see the module's docstring).
+# --- reading ---
+
+
+def read(directory):
+    """The Stored of a Hugging Face ConvBERT directory, with its head (see the module's docstring).
 
     Of a head that is not there, and of weights that have no place here, a line says that they are
-    left out; the encoder is loaded all the same.
+    left out; the encoder is read all the same.
 
     Raises:
         UserError: a file is missing or damaged, the weights do not fit the config, or the config
@@ -70,46 +78,50 @@ def load(directory):
     if values.get("model_type") != "convbert":
         raise UserError(f"{directory} holds a {values.get('model_type')}, not a convbert.")
     path, tensors = read_weights(directory)
-    model = _make_model(values, tensors, directory)
-    is_bare = not any(name.startswith("convbert.") for name in tensors)
-
-    def read(name):
-        return tensors.pop(name.removeprefix("convbert.") if is_bare else name, None)
-
+    stored = _describe(values, tensors, directory)
+    if not any(name.startswith("convbert.") for name in tensors):  # of a bare encoder
+        heads = [name for name in weight_names(stored) if not name.startswith("convbert.")]
+        tensors = {n if n in heads else f"convbert.{n}": array for n, array in tensors.items()}
     head_weight = tensors.pop("generator_lm_head.weight", None)
-    assign(weight_names(model), read, path)
-    if isinstance(model, ConvBertPretrainer) and head_weight is not None:
-        _check_tied(values, model, head_weight, path)
-    if isinstance(model, TextClassifier):
-        model = _without_hidden_layer(model)
-    left = sorted(name for name in tensors if not name.endswith("position_ids"))
+    table = weight_names(stored)
+    stored.arrays.update(names.to_ours(table, tensors, path))
+    if stored.kind == "ConvBertPretrainer" and head_weight is not None:
+        _check_tied(values, stored, head_weight, path)
+    left = sorted(tensors.keys() - table.keys())
+    left = [name for name in left if not name.endswith("position_ids")]
     if left:
         say(f"{directory}: {len(left)} weights without a place here are left out ({left[0]}, ...)")
-    return model
+    return _without_hidden_layer(stored) if stored.kind == "TextClassifier" else stored
 
 
-def _make_model(values, tensors, directory):
-    """A model with random weights for a config.json and the names of its weights."""
-    encoder = ConvBertEncoder(model_config(values))
+def _describe(values, tensors, directory):
+    """A Stored without arrays for a config.json and the names of its weights."""
+    config = model_config(values)
     kind = (values.get("architectures") or [_architecture(tensors)])[0].removeprefix("TF")
     dropout = values.get("classifier_dropout")
-    dropout = encoder.config.hidden_dropout_prob if dropout is None else dropout
+    dropout = config.hidden_dropout_prob if dropout is None else dropout
     num_classes, labels = _labels(values)
-    if kind == "ConvBertModel":
-        return encoder
+    classes = {"num_classes": num_classes, "dropout": dropout, "labels": labels}
     if kind == "ConvBertForMaskedLM":
-        _check_masked_lm(encoder.config)
-        return ConvBertPretrainer(encoder.config, PretrainingConfig(objective="mlm"))
+        _check_masked_lm(config)
+        return _masked_lm(config)
     if kind == "ConvBertForQuestionAnswering":
-        return QuestionAnswerer(encoder, joint=False)
+        return Stored("QuestionAnswerer", head_config(config, joint=False))
     if kind == "ConvBertForTokenClassification":
-        return TokenClassifier(encoder, num_classes, dropout, labels)
+        return Stored("TokenClassifier", head_config(config, **classes))
     multi_label = values.get("problem_type") == "multi_label_classification"
     if kind == "ConvBertForSequenceClassification" and not multi_label:
-        return TextClassifier(encoder, num_classes, dropout, labels, hidden_layer=True)
-    what = "a head for several labels at once" if multi_label else f"the head of {kind}"
-    say(f"{directory}: {what} has no counterpart here; only the encoder is taken")
-    return encoder
+        return Stored("TextClassifier", head_config(config, **classes, hidden_layer=True))
+    if kind != "ConvBertModel":
+        what = "a head for several labels at once" if multi_label else f"the head of {kind}"
+        say(f"{directory}: {what} has no counterpart here; only the encoder is taken")
+    return Stored("ConvBertEncoder", encoder_config(config))
+
+
+def _masked_lm(config):
+    return Stored(
+        "ConvBertPretrainer", pretrainer_config(config, PretrainingConfig(objective="mlm"))
+    )
 
 
 def _architecture(tensors):
@@ -132,10 +144,10 @@ def _labels(values):
     return len(labels), labels
 
 
-def _check_tied(values, model, head_weight, path):
-    table = ops.convert_to_numpy(model.generator.embeddings.word_embeddings)
+def _check_tied(values, stored, head_weight, path):
     tied = values.get("tie_word_embeddings", True)
-    if not tied and not np.array_equal(head_weight.astype("float32"), table):
+    table = stored.arrays["discriminator/embeddings/word_embeddings"]
+    if not tied and not np.array_equal(head_weight.read().astype("float32"), table.read()):
         raise UserError(
             f"{path}: the masked LM head has output weights of its own (tie_word_embeddings is "
             "false); ConvBERT's are the word embeddings."
@@ -193,24 +205,38 @@ def _check_config(config):
         )
 
 
-def weight_names(model):
-    """Name in Hugging Face's state dict -> Part, for every weight of `model`.
+# --- names ---
+
+
+def weight_names(stored):
+    """Name in Hugging Face's state dict -> Part, for every weight of `stored`.
 
     Args:
-        model: what `load` returns; of a pretrainer with a discriminator, its encoder counts.
+        stored: Stored, whose kind and config count, of one of the kinds that `read` gives.
     """
-    encoder = getattr(model, "encoder", model)
-    names = encoder_names(encoder)
-    if isinstance(model, ConvBertPretrainer) and model.discriminator_head is None:
-        names |= masked_lm_head_names(model.generator_head)
-    elif isinstance(model, TextClassifier):
-        names |= dense_names(model.hidden, "classifier/dense")
-        names |= dense_names(model.logits, "classifier/out_proj")
-    elif isinstance(model, TokenClassifier):
-        names |= dense_names(model.logits, "classifier")
-    elif isinstance(model, QuestionAnswerer):
-        names |= dense_names(model.logits, "qa_outputs")
-    return dict(_torch(name, part) for name, part in names.items())
+    if stored.kind in ("ConvBertEncoder", "ConvBertPretrainer"):
+        table = names.original_names(stored)
+    else:  # without heads, whose names follow no rule
+        encoder = names.original_names(dataclasses.replace(stored.encoder(), arrays={}))
+        table = {
+            name: dataclasses.replace(part, name=f"encoder/{part.name}")
+            for name, part in encoder.items()
+        } | _head_names(stored)
+    return dict(_torch(name, part) for name, part in table.items())
+
+
+def _head_names(stored):
+    layers = {
+        "TextClassifier": {"hidden": "classifier/dense", "logits": "classifier/out_proj"},
+        "TokenClassifier": {"logits": "classifier"},
+        "QuestionAnswerer": {"logits": "qa_outputs"},
+    }[stored.kind]
+    shapes = names.shapes(stored)
+    return {
+        f"{theirs}/{x}": names.Part(f"{ours}/{x}", shapes[f"{ours}/{x}"])
+        for ours, theirs in layers.items()
+        for x in ("kernel", "bias")
+    }
 
 
 def _torch(name, part):
@@ -232,148 +258,145 @@ def _torch(name, part):
     return name, part
 
 
-def save(model, directory, vocab_file=None, lower_case=True, generator=False):
-    """Writes `model` as a directory that `transformers` loads: config.json, model.safetensors.
+# --- writing ---
+
+
+def write(stored, directory, generator=False):
+    """Writes `stored` as a directory that `transformers` loads: config.json, model.safetensors.
+
+    Of a pretrainer with a discriminator its encoder is written. The original's classifier gets the
+    hidden layer that is needed there, such that the logits are the same: the layer holds x and -x
+    of each logit x, and f(x) - f(-x) = x for the activation f.
 
     Args:
-        model: any model of this package. Of a pretrainer with a discriminator its encoder is
-            written. The original's classifier gets the hidden layer that is needed there, such
-            that the logits are the same: the layer holds x and -x of each logit x, and
-            f(x) - f(-x) = x for the activation f.
+        stored: Stored; of its vocabulary vocab.txt and tokenizer_config.json are made.
         directory: made if it is not there.
-        vocab_file: path of the vocabulary; vocab.txt and tokenizer_config.json are made of it.
-        lower_case: whether texts are lower-cased before they are tokenised.
         generator: whether a pretrainer's generator is written, as a masked LM.
 
     Raises:
         UserError: `transformers` has no such head, or computes something else.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise UserError("safetensors is not installed: pip install safetensors.") from error
-    model = _as_theirs(model, generator)
-    config = getattr(model, "encoder", model).config
+    stored = as_theirs(stored, generator)
+    config = stored.model_config
     _check_config(config)
-    values = _config_values(model, config)
-    prefix = "convbert." if values["architectures"] == ["ConvBertModel"] else ""
-    weights = {
-        name.removeprefix(prefix): np.ascontiguousarray(part.get(), "float32")
-        for name, part in weight_names(model).items()
-    }
-    with presets.replacing(directory) as partial:
-        save_file(weights, os.path.join(partial, WEIGHT_FILES[0]), metadata={"format": "pt"})
-        if vocab_file:
-            shutil.copyfile(vocab_file, os.path.join(partial, "vocab.txt"))
+    values = _config_values(stored, config)
+    prefix = "convbert." if stored.kind == "ConvBertEncoder" else ""
+    weights = names.to_theirs(weight_names(stored), stored.arrays)
+    with replacing(directory) as partial:
+        write_safetensors(
+            os.path.join(partial, WEIGHT_FILES[0]),
+            ((name.removeprefix(prefix), value) for name, value in weights),
+        )
+        if stored.vocab_file:
+            shutil.copyfile(stored.vocab_file, os.path.join(partial, "vocab.txt"))
             options = {
                 "tokenizer_class": "ConvBertTokenizer",
-                "do_lower_case": lower_case,
+                "do_lower_case": stored.lower_case,
                 "model_max_length": config.max_position_embeddings,
             }
             write_json(os.path.join(partial, "tokenizer_config.json"), options)
         write_json(os.path.join(partial, "config.json"), values)
 
 
-def _as_theirs(model, generator):
-    """`model`, or what of it transformers has a class for, with the weights under our names."""
+def as_theirs(stored, generator=False):
+    """`stored`, or the part of it that transformers has a class for."""
     if generator:
-        return masked_lm(model)
-    if isinstance(model, QuestionAnswerer) and (model.joint or model.answerable):
+        return masked_lm(stored)
+    config = stored.config
+    if stored.kind == "QuestionAnswerer" and (config.get("joint", True) or config["answerable"]):
         raise UserError(
             "Hugging Face's question answerer scores starts and ends independently and does not "
             "tell whether there is an answer; train with joint_prediction=False on SQuAD 1.1."
         )
-    if isinstance(model, TextClassifier) and not model.hidden_layer:
-        return _with_hidden_layer(model)
-    if isinstance(model, ConvBertPretrainer):
-        if model.discriminator_head is not None:
+    if stored.kind == "TextClassifier" and not config.get("hidden_layer"):
+        return _with_hidden_layer(stored)
+    if stored.kind == "ConvBertPretrainer":
+        if stored.pretraining.objective == "electra":
             say("of the pretrainer only the discriminator's encoder is written, without its head")
-            return model.encoder
-        _check_masked_lm(model.config)
-    return model
+            return stored.encoder()
+        _check_masked_lm(stored.model_config)
+    return stored
 
 
-def masked_lm(model):
+def masked_lm(stored):
     """A pretrainer's generator as a pretrainer with objective "mlm"."""
-    if getattr(model, "generator_head", None) is None:
-        raise UserError(f"a {type(model).__name__} without a generator has none to write.")
-    _check_config(model.generator.config)
-    _check_masked_lm(model.generator.config)
-    new = ConvBertPretrainer(model.generator.config, PretrainingConfig(objective="mlm"))
-    new.generator.set_weights(model.generator.get_weights())
-    new.generator_head.set_weights(model.generator_head.get_weights())
-    return new
+    if "generator_head/output_bias" not in stored.arrays:
+        raise UserError(f"a {stored.kind} without a generator has none to write.")
+    config, own = stored.model_config, stored.pretraining.has_own_generator
+    config = config.generator() if own else config
+    _check_config(config)
+    _check_masked_lm(config)
+    new = _masked_lm(config)
+    for name in names.shapes(new):
+        place = name.replace("discriminator/", "generator/") if own else name
+        # Tied embeddings are the discriminator's.
+        new.arrays[name] = stored.arrays[place if place in stored.arrays else name]
+    return new.with_vocabulary(stored.vocab_file, stored.lower_case)
 
 
-def _with_hidden_layer(model):
+def _with_hidden_layer(stored):
     """A TextClassifier with `hidden_layer` that gives the logits of one without."""
-    config, num_classes = model.encoder.config, model.num_classes
-    if not _can_hold_logits(model):
+    config, num_classes = stored.model_config, stored.config["num_classes"]
+    if not _can_hold_logits(stored):
         raise UserError(
             f"Hugging Face's classifier has a hidden layer of {config.hidden_size} units after "
             f"{config.hidden_act}, which cannot hold {num_classes} logits as they are; train with "
             "hidden_layer=True."
         )
-    new = TextClassifier(
-        model.encoder, num_classes, model.dropout.rate, model.labels, hidden_layer=True
-    )
-    kernel, bias = model.logits.get_weights()
-    both, rest = np.concatenate([kernel, -kernel], axis=1), config.hidden_size - 2 * num_classes
-    new.hidden.set_weights(
-        [np.pad(both, [(0, 0), (0, rest)]), np.pad(np.concatenate([bias, -bias]), (0, rest))]
-    )
-    signs = np.concatenate([np.eye(num_classes), -np.eye(num_classes)])
-    new.logits.set_weights([np.pad(signs, [(0, rest), (0, 0)]), np.zeros(num_classes)])
-    return new
-
-
-def _can_hold_logits(model):
-    config = model.encoder.config
-    return 2 * model.num_classes <= config.hidden_size and config.hidden_act != "tanh"
-
-
-def _without_hidden_layer(model):
-    """Takes back what `_with_hidden_layer` did, if that made the head; else the model as it is."""
-    if not _can_hold_logits(model):
-        return model
-    kernel, bias = model.hidden.get_weights()
-    new = TextClassifier(model.encoder, model.num_classes, model.dropout.rate, model.labels)
-    new.logits.set_weights([kernel[:, : model.num_classes], bias[: model.num_classes]])
-    made = _with_hidden_layer(new)
-    pairs = zip(_head_weights(made), _head_weights(model), strict=True)
-    return new if all(np.array_equal(*pair) for pair in pairs) else model
-
-
-def _head_weights(model):
-    return [*model.hidden.get_weights(), *model.logits.get_weights()]
-
-
-def architecture(model):
-    """Name of the class of `transformers` that a model is there."""
-    kinds = {
-        ConvBertEncoder: "Model",
-        ConvBertPretrainer: "ForMaskedLM",
-        TextClassifier: "ForSequenceClassification",
-        TokenClassifier: "ForTokenClassification",
-        QuestionAnswerer: "ForQuestionAnswering",
+    kernel, bias = (stored.arrays[f"logits/{x}"].read() for x in ("kernel", "bias"))
+    rest, eye = config.hidden_size - 2 * num_classes, np.eye(num_classes, dtype="float32")
+    head = {
+        "hidden/kernel": np.pad(np.concatenate([kernel, -kernel], axis=1), [(0, 0), (0, rest)]),
+        "hidden/bias": np.pad(np.concatenate([bias, -bias]), (0, rest)),
+        "logits/kernel": np.pad(np.concatenate([eye, -eye]), [(0, rest), (0, 0)]),
+        "logits/bias": np.zeros(num_classes, "float32"),
     }
-    return f"ConvBert{kinds[type(model)]}"
+    return _with_head(stored, head, hidden_layer=True)
 
 
-def _config_values(model, config):
+def _with_head(stored, head, hidden_layer):
+    """`stored` with other arrays for the head: name -> values."""
+    arrays = {n: array for n, array in stored.arrays.items() if n.startswith("encoder/")}
+    arrays |= {name: Array.of(values) for name, values in head.items()}
+    config = stored.config | {"hidden_layer": hidden_layer}
+    return dataclasses.replace(stored, config=config, arrays=arrays)
+
+
+def _can_hold_logits(stored):
+    config = stored.model_config
+    return 2 * stored.config["num_classes"] <= config.hidden_size and config.hidden_act != "tanh"
+
+
+def _without_hidden_layer(stored):
+    """Takes back what `_with_hidden_layer` did, if that made the head; else `stored` as it is."""
+    if not _can_hold_logits(stored):
+        return stored
+    number = stored.config["num_classes"]
+    kernel, bias = (stored.arrays[f"hidden/{x}"].read() for x in ("kernel", "bias"))
+    head = {"logits/kernel": kernel[:, :number], "logits/bias": bias[:number]}
+    new = _with_head(stored, head, hidden_layer=False)
+    made = _with_hidden_layer(new).arrays
+    own = [name for name in made if not name.startswith("encoder/")]
+    same = all(np.array_equal(made[n].read(), stored.arrays[n].read()) for n in own)
+    return new if same else stored
+
+
+def _config_values(stored, config):
     """The content of config.json. What describes a generator goes along, for the way back."""
     values = {key: value for key, value in config.to_dict().items() if key not in _OURS}
     values |= {"model_type": "convbert", "num_groups": config.linear_groups, "head_ratio": 2}
     values |= {"layer_norm_eps": LAYER_NORM_EPSILON, "tie_word_embeddings": True}
-    values["architectures"] = [architecture(model)]
-    if isinstance(model, TextClassifier | TokenClassifier):
-        labels = model.labels or [f"LABEL_{i}" for i in range(model.num_classes)]
+    values["architectures"] = [ARCHITECTURES[stored.kind]]
+    if stored.kind in ("TextClassifier", "TokenClassifier"):
+        number = stored.config["num_classes"]
+        labels = stored.config.get("labels") or [f"LABEL_{i}" for i in range(number)]
         values |= {
-            "classifier_dropout": model.dropout.rate,
+            "classifier_dropout": stored.config.get("dropout", 0.1),
             "id2label": {str(i): label for i, label in enumerate(labels)},
             "label2id": {label: i for i, label in enumerate(labels)},
         }
-    if isinstance(model, TextClassifier):
+    if stored.kind == "TextClassifier":
         single = "single_label_classification"
-        values["problem_type"] = "regression" if model.num_classes == 1 else single
+        one = stored.config["num_classes"] == 1
+        values["problem_type"] = "regression" if one else single
     return values

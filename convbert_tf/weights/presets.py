@@ -5,53 +5,73 @@
     vocab.txt           the vocabulary, where one is known
     README.md           one line that says what it is
 
-A preset is written whole or not at all, and read whole or not at all. What is read may as well be
-a Hugging Face directory, or a preset or model on its hub: "hf://owner/name@revision".
+A preset is written whole or not at all, and read whole or not at all.
 """
 
 import contextlib
 import glob
 import hashlib
-import importlib
 import os
+import re
 import shutil
 import tempfile
 
 import h5py
+import numpy as np
 
 from convbert_tf.console import UserError, reason
-from convbert_tf.files import read_json, write_json
-from convbert_tf.weights import huggingface_files
+from convbert_tf.files import is_address, read_json, write_json
+from convbert_tf.text.vocabulary import VOCAB_FILE
+from convbert_tf.weights import names
+from convbert_tf.weights.stored import Array, Stored
 
 FORMAT = 1
-# Class of a preset -> its module, imported when it is asked for, as huggingface is: those modules
-# import this one.
-MODULES = {
-    "ConvBertEncoder": "modeling.encoder",
-    "ConvBertPretrainer": "modeling.pretraining",
-    "TextClassifier": "modeling.heads",
-    "TokenClassifier": "modeling.heads",
-    "QuestionAnswerer": "modeling.heads",
+CONFIG_FILE, WEIGHTS_FILE, README_FILE = "config.json", "model.weights.h5", "README.md"
+# A weight's number among those of its own layer, by which Keras stores it.
+_NUMBERS = {
+    "word_embeddings": 0,
+    "token_type_embeddings": 1,
+    "position_embeddings": 2,
+    "depthwise_kernel": 0,
+    "pointwise_kernel": 1,
+    "pointwise_bias": 2,
+    "kernel": 0,
+    "bias": 1,
+    "gamma": 0,
+    "beta": 1,
+    "output_bias": 0,
 }
-CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE = "config.json", "model.weights.h5", "vocab.txt"
-README_FILE = "README.md"
 
 
-def save(model, directory, vocab_file=None, lower_case=True, serving=None):
-    """Writes `model` (an encoder, a pretrainer or a model with a head) to `directory`.
+# --- writing ---
 
-    Args:
-        model: a model of this package.
-        directory: made if it is not there; a preset that is there is replaced.
-        vocab_file: path of a vocabulary to go with it.
-        lower_case: whether texts are lower-cased before they are tokenised.
-        serving: arguments of serving.export that the model was trained with, a dict.
+
+def write(stored, directory):
+    """Writes `stored` to `directory`, which is made if it is not there; a preset there is replaced.
 
     Raises:
-        UserError: `vocab_file` has more pieces than the model's vocabulary.
+        UserError: the vocabulary has more pieces than the model.
     """
     with replacing(directory) as partial:
-        _write_files(model, partial, vocab_file, lower_case, serving or {})
+        weights = os.path.join(partial, WEIGHTS_FILE)
+        _write_weights(stored, weights)
+        with open(os.path.join(partial, README_FILE), "w", encoding="utf-8") as file:
+            file.write(
+                f"A {stored.kind} of convbert_tf with {stored.num_parameters:,} parameters; load "
+                f"it with `convbert_tf.{stored.kind}.from_preset(directory)`.\n"
+            )
+        if stored.vocab_file:
+            check_vocabulary(stored.vocab_file, stored.model_config)
+            shutil.copyfile(stored.vocab_file, os.path.join(partial, VOCAB_FILE))
+        description = {
+            "format": FORMAT,
+            "class": stored.kind,
+            "config": stored.config,
+            "lower_case": stored.lower_case,
+            "weights_sha256": _sha256(weights),
+            "serving": stored.serving,
+        }
+        write_json(os.path.join(partial, CONFIG_FILE), description)
 
 
 @contextlib.contextmanager
@@ -61,7 +81,7 @@ def replacing(directory):
     Everything that may fail comes first, in the folder beside; without config.json there is no
     model in a directory.
     """
-    if _is_address(directory):
+    if is_address(directory):
         raise UserError(f"{directory}: a model is written to a directory, not to the hub.")
     os.makedirs(directory, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial:
@@ -70,62 +90,45 @@ def replacing(directory):
             os.replace(os.path.join(partial, name), os.path.join(directory, name))
 
 
-def check_vocabulary(vocab_file, model):
-    """Refuses a vocabulary with ids that `model` has no embedding for."""
-    config = getattr(model, "encoder", model).config
+def check_vocabulary(vocab_file, model_config):
+    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for."""
     with open(vocab_file, encoding="utf-8") as file:
         pieces = sum(1 for _ in file)
-    if pieces > config.vocab_size:
+    if pieces > model_config.vocab_size:
         raise UserError(
-            f"{vocab_file} has {pieces:,} pieces, the model {config.vocab_size:,}: it is another "
-            "model's vocabulary."
+            f"{vocab_file} has {pieces:,} pieces, the model {model_config.vocab_size:,}: it is "
+            "another model's vocabulary."
         )
 
 
-def _write_files(model, directory, vocab_file, lower_case, serving):
-    names, kind = (WEIGHTS_FILE, README_FILE, CONFIG_FILE), type(model).__name__
-    weights, readme, config = (os.path.join(directory, name) for name in names)
-    model.save_weights(weights)
-    with open(readme, "w", encoding="utf-8") as file:
-        file.write(
-            f"A {kind} of convbert_tf with {model.count_params():,} parameters; load it with "
-            f"`convbert_tf.{kind}.from_preset(directory)`.\n"
-        )
-    if vocab_file:
-        check_vocabulary(vocab_file, model)
-        shutil.copyfile(vocab_file, os.path.join(directory, VOCAB_FILE))
-    description = {
-        "format": FORMAT,
-        "class": kind,
-        "config": model.get_config(),
-        "lower_case": lower_case,
-        "weights_sha256": _sha256(weights),
-        "serving": serving,
-    }
-    write_json(config, description)
+def _write_weights(stored, path):
+    with h5py.File(path, "w") as file:
+        for name, array in stored.arrays.items():
+            file.create_dataset(h5_path(name), data=np.asarray(array.read(), "float32"))
 
 
-def _is_address(source):
-    return str(source).startswith("hf://")
+def h5_path(name):
+    """Where Keras's `save_weights` and `load_weights` have the weight `name` in the file.
+
+    Lists are folders there, whose members go by their class and number; the weights of a layer are
+    in its folder `vars`, numbered in the order in which it makes them.
+    """
+    folder, _, weight = name.rpartition("/")
+    folder = re.sub(r"\blayer_0\b", "blocks/conv_bert_block", folder)
+    folder = re.sub(r"\blayer_(\d+)\b", r"blocks/conv_bert_block_\1", folder)
+    return f"{folder}/vars/{_NUMBERS[weight]}"
 
 
-def fetch(source):
-    """Path of a local directory: `source`, or where "hf://owner/name@revision" is downloaded to."""
-    if not _is_address(source):
-        return source
-    return huggingface_files.download(source)
+# --- reading ---
 
 
-def load(source):
-    """The model in `source`, of whatever class: a preset, or what huggingface.load takes.
+def read(directory):
+    """The Stored of a preset directory; its arrays are read when they are needed.
 
     Raises:
-        UserError: the directory is missing, foreign, damaged, or of a newer format; or a weight
-            of the model is not in the file, or one in the file is not in the model.
+        UserError: the directory is missing, foreign, damaged, or of a newer format; or the weights
+            are not those that the config asks for.
     """
-    directory = fetch(source)
-    if is_huggingface(directory):
-        return importlib.import_module("convbert_tf.weights.huggingface").load(directory)
     description = describe(directory)
     weights_file = os.path.join(directory, WEIGHTS_FILE)
     if not os.path.exists(weights_file):
@@ -135,27 +138,64 @@ def load(source):
             f"{weights_file} is not the file that {CONFIG_FILE} was written for (its hash "
             "differs): the preset is damaged; copy or make it again."
         )
-    kind = description["class"]
-    if kind not in MODULES:
-        raise UserError(f"{directory} holds a {kind}, which this version does not know.")
-    cls = getattr(importlib.import_module(f"convbert_tf.{MODULES[kind]}"), kind)
-    try:
-        model = cls.from_config(description["config"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    if description["class"] not in names.KINDS:
         raise UserError(
-            f"{directory}/{CONFIG_FILE} describes no {kind}: {reason(error)}"
-        ) from error
-    _load_weights(model, weights_file)
-    return model
+            f"{directory} holds a {description['class']}, which this version does not know."
+        )
+    vocab_file = os.path.join(directory, VOCAB_FILE)
+    stored = Stored(
+        description["class"],
+        description["config"],
+        vocab_file=vocab_file if os.path.exists(vocab_file) else None,
+        lower_case=description["lower_case"],
+        serving=description.get("serving", {}),
+    )
+    stored.check_config(os.path.join(directory, CONFIG_FILE))
+    stored.arrays.update(_read_weights(stored, weights_file))
+    return stored
 
 
-def load_encoder(source):
-    """The encoder of the model in `source`, as `load` takes it: of a pretrainer the discriminator.
+def _read_weights(stored, path):
+    """The Arrays of the file at `path`, which must be all that the config asks for."""
+    found, arrays = _datasets(path), {}
+    try:
+        wanted = names.shapes(stored)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: its config.json is incomplete: {reason(error)}.") from error
+    for name, shape in wanted.items():
+        key = h5_path(name)
+        if found.get(key) != shape:
+            there = f"of shape {found[key]}" if key in found else "missing"
+            raise UserError(
+                f"{path} does not fit its config.json: {name!r} is {there}, not of shape {shape}."
+            )
+        arrays[name] = Array(shape, lambda key=key: _read_dataset(path, key))
+    if len(found) != len(wanted):
+        raise UserError(
+            f"{path} holds {len(found)} arrays for the {len(wanted)} weights of the model."
+        )
+    return arrays
 
-    Of a head that has no counterpart here, a Hugging Face directory's encoder is taken as well.
-    """
-    model = load(source)
-    return getattr(model, "encoder", model)
+
+def _datasets(path):
+    """Path -> shape of the weights in a file, without the seeds of dropout, which Keras stores."""
+    found = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
+            found[name] = item.shape
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(note)
+    except OSError as error:
+        raise UserError(f"{path} is damaged: {reason(error)}") from error
+    return found
+
+
+def _read_dataset(path, key):
+    with h5py.File(path) as file:
+        return file[key][()]
 
 
 def describe(directory):
@@ -214,62 +254,6 @@ def _read_config(directory):
         )
     path = os.path.join(directory, CONFIG_FILE)
     return read_json(path, "a preset of convbert_tf or a Hugging Face model")
-
-
-def vocabulary(source):
-    """Path of the vocabulary that goes with `source`, and whether its texts are lower-cased.
-
-    Raises:
-        UserError: it has none.
-    """
-    directory = fetch(source)
-    if is_huggingface(directory):
-        return huggingface_files.vocabulary(directory)
-    return vocab_file(directory), describe(directory)["lower_case"]
-
-
-def serving(source):
-    """The arguments of serving.export that the model in `source` was trained with."""
-    directory = fetch(source)
-    return {} if is_huggingface(directory) else describe(directory).get("serving", {})
-
-
-def vocab_file(directory):
-    """Path of the preset's vocabulary.
-
-    Raises:
-        UserError: it has none.
-    """
-    path = os.path.join(directory, VOCAB_FILE)
-    if not os.path.exists(path):
-        raise UserError(f"{path} is not there: the preset has no vocabulary.")
-    return path
-
-
-def _load_weights(model, path):
-    """Loads `path` into `model` and checks that each array of the file went to a weight."""
-    try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} does not fit its config.json: {reason(error)}") from error
-    arrays = stored_arrays(os.path.dirname(path))
-    if len(arrays) != len(model.weights):
-        raise UserError(
-            f"{path} holds {len(arrays)} arrays for the {len(model.weights)} weights of the model."
-        )
-
-
-def stored_arrays(directory):
-    """Names of the weights in a preset's file."""
-    arrays = []
-
-    def note(name, item):
-        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
-            arrays.append(name)
-
-    with h5py.File(os.path.join(directory, WEIGHTS_FILE)) as file:
-        file.visititems(note)
-    return arrays
 
 
 def _sha256(path):

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.data import corpus, input_pipeline, records, text_files
+from convbert_tf.data.shards import check_manifest
 
 WORDS = [f"w{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -296,7 +297,7 @@ def test_a_build_that_was_broken_off_goes_on(folder):
 
 BUILD_SCRIPT = """
 import sys
-from convbert_tf import corpus
+from convbert_tf.data import corpus
 if __name__ == "__main__":
     options = {"max_seq_length": 32, "chunk_bytes": 20_000, "num_workers": int(sys.argv[4])}
     corpus.build(*sys.argv[1:4], **options)
@@ -343,17 +344,17 @@ def test_training_refuses_records_of_another_vocabulary_or_length(folder):
     manifest = build(folder)
     (folder / "other.txt").write_text("\n".join([*SPECIAL, *WORDS[::-1]]) + "\n")
     fitting = {"vocab_file": folder / "vocab.txt", "vocab_size": 69, "max_seq_length": 32}
-    corpus.check_manifest(manifest, str(folder / "out"), **fitting)
+    check_manifest(manifest, str(folder / "out"), **fitting)
     for change, message in [
         ({"vocab_size": 70}, "vocabulary of the records in .*out has 69 entries, the model's 70"),
         ({"max_seq_length": 64}, "built with max_seq_length=32, not 64: set --config.data"),
         ({"vocab_file": folder / "other.txt"}, "other.txt is not the vocabulary that the records"),
     ]:
         with pytest.raises(UserError, match=message):
-            corpus.check_manifest(manifest, str(folder / "out"), **(fitting | change))
+            check_manifest(manifest, str(folder / "out"), **(fitting | change))
     shutil.copy(folder / "other.txt", folder / "out" / "vocab.txt")
     with pytest.raises(UserError, match="out/vocab.txt is not the vocabulary"):
-        corpus.check_manifest(manifest, str(folder / "out"), **fitting)
+        check_manifest(manifest, str(folder / "out"), **fitting)
 
 
 def test_records_of_other_settings_are_not_mixed(folder):

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from convbert_tf import ConvBertEncoder, ConvBertPretrainer, ModelConfig
-from convbert_tf.modeling.encoder import DiscriminatorHead, Embeddings, MaskedLmHead
+from convbert_tf.modeling.encoder import Embeddings
 from convbert_tf.modeling.layers import MixedAttention
+from convbert_tf.modeling.pretraining import DiscriminatorHead, MaskedLmHead
 
 
 def tiny(**options):

@@ -7,7 +7,7 @@ import scipy.special
 import tensorflow as tf
 
 from convbert_tf import ConvBertEncoder, QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.modeling.heads import cross_entropy
+from convbert_tf.modeling.functions import cross_entropy
 from tests.modeling.encoder_test import tiny
 
 LENGTH = 10

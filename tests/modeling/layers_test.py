@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf.modeling.convolution import dynamic_convolution
+from convbert_tf.modeling.functions import dynamic_convolution
 from convbert_tf.modeling.layers import (
     ConvBertBlock,
     Dense,

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import convbert_tf
 from convbert_tf import ConvBertEncoder, TextClassifier
-from convbert_tf.modeling.normalization import LayerNormalization
+from convbert_tf.modeling.linear import LayerNormalization
 from convbert_tf.serving.inference import freeze
 from tests import goldens
 from tests.modeling.encoder_test import tiny
@@ -83,7 +83,6 @@ def test_layer_norm_keeps_its_epsilon_where_tensorflow_fuses_it(scale, epsilon):
     np.testing.assert_allclose(frozen(x), 2 * expected, rtol=1e-4, atol=1e-5)
 
 
-@goldens.needs_golden
 @pytest.mark.parametrize("name", goldens.FINETUNING)
 def test_frozen_golden_models_give_the_originals_outputs(name):
     golden = goldens.tensors(name)

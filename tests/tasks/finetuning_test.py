@@ -8,10 +8,10 @@ import pytest
 
 from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
 from convbert_tf.console import UserError
+from convbert_tf.modeling import huggingface, presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import finetuning
-from convbert_tf.weights import huggingface, presets
 from tests import runs
 
 WORDS = [
@@ -173,7 +173,7 @@ def model_at_start(monkeypatch):
             finetuning.run(experiment)
         return started.pop()
 
-    monkeypatch.setattr(finetuning.training, "fit", fit)
+    monkeypatch.setattr(finetuning.loop, "fit", fit)
     return start
 
 

@@ -11,10 +11,8 @@ from convbert_tf.console import UserError
 from convbert_tf.data import records
 from convbert_tf.tasks import squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from tests import goldens
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared"
-GOLDEN = SHARED / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not there")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS += [f"##{char}" for char in "abcdefghijklmnopqrstuvwxyz0123456789"] + list("()-.,?")
 WORDS += ["born", "in", "krakow", "painter", "when", "where", "was", "he", "she", "the", "1895"]
@@ -150,13 +148,13 @@ def test_read_tfds(tmp_path):
 # Windows
 
 
-@needs_golden
+@goldens.needs_shared
 @pytest.mark.parametrize("version, length, stride", [("v1", 128, 64), ("v2", 384, 128)])
 def test_windows_are_those_of_the_original(version, length, stride):
-    tokenizer = WordPieceTokenizer(str(SHARED / "data" / "vocab.txt"))
-    examples = squad.read_examples(GOLDEN / f"squad_{version}_windows.json", training=True)
+    tokenizer = WordPieceTokenizer(str(goldens.SHARED / "data" / "vocab.txt"))
+    examples = squad.read_examples(goldens.path(f"squad_{version}_windows.json"), training=True)
     windows = squad.make_windows(examples, tokenizer, length, stride, 64, training=True)
-    lines = (GOLDEN / f"squad_{version}_windows.features.jsonl").read_text().splitlines()
+    lines = goldens.path(f"squad_{version}_windows.features.jsonl").read_text().splitlines()
     for window, golden in zip(windows, map(json.loads, lines), strict=True):
         assert {
             "qid": window.question_id,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
@@ -12,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from convbert_tf.console import UserError
-from convbert_tf.text import tokenization
+from convbert_tf.text import tokenization, vocabulary, vocabulary_training
+from tests import goldens
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 EVERYTHING = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 CHARACTERS = [char for char in EVERYTHING if unicodedata.category(char)[0] not in "CZ"]
@@ -214,17 +213,36 @@ def test_offsets_of_random_unicode(every_character):
     assert_offsets_hold(every_character, list(random_texts(1500, seed=5)))
 
 
-def test_golden_ids_and_offsets_of_real_text():
-    if not SHARED.exists():
-        pytest.skip("the folder of goldens is absent")
-    tokenizer = tokenization.WordPieceTokenizer(SHARED / "data" / "vocab.txt")
+def golden_lines(directory):
+    return list(map(json.loads, (directory / "tokenization.jsonl").read_bytes().splitlines()))
+
+
+def assert_golden_ids(tokenizer, golden):
     assert tokenizer.vocab_size == 30522 and tokenizer.mask_id == 103
-    golden = (SHARED / "golden" / "tokenization.jsonl").read_bytes().splitlines()
-    golden = [json.loads(line) for line in golden]
     found = tokenizer.tokenize([line["text"] for line in golden]).to_list()
-    assert len(golden) == 753
     for line, ids in zip(golden, found, strict=True):
         assert ids == line["ids"], line["text"]
+
+
+def test_golden_ids_and_offsets_of_hard_unicode(tmp_path):
+    """On BERT's vocabulary, where pieces that no line has a place for are replaced by fillers."""
+    pieces = json.loads((goldens.TESTDATA / "tokenization_vocab.json").read_bytes())
+    lines = {index: piece for piece, index in pieces.items()}
+    lines = [lines.get(index, f"[unused{index}]") for index in range(30522)]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt")
+    golden = golden_lines(goldens.TESTDATA)
+    assert len(golden) == 33
+    assert_golden_ids(tokenizer, golden)
+    assert_offsets_hold(tokenizer, [line["text"] for line in golden])
+
+
+@goldens.needs_shared
+def test_golden_ids_and_offsets_of_real_text():
+    tokenizer = tokenization.WordPieceTokenizer(goldens.SHARED / "data" / "vocab.txt")
+    golden = golden_lines(goldens.WHOLE)
+    assert len(golden) == 753
+    assert_golden_ids(tokenizer, golden)
     assert_offsets_hold(tokenizer, [line["text"] for line in golden[::5] + golden[-40:]])
 
 
@@ -293,13 +311,13 @@ def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
 
 def test_save_and_load_vocab(tmp_path):
     path, vocab = tmp_path / "vocab.txt", [*SPECIAL, "é", "##\u2028", "日"]
-    tokenization.save_vocab(path, vocab)
-    assert tokenization.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
+    vocabulary.save_vocab(path, vocab)
+    assert vocabulary.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert tokenization.load_vocab(path) == vocab
+    assert vocabulary.load_vocab(path) == vocab
     with pytest.raises(UserError, match="line 9: '日' stands on line 8"):
-        tokenization.save_vocab(path, [*vocab, "日"])
-    assert tokenization.load_vocab(path) == vocab
+        vocabulary.save_vocab(path, [*vocab, "日"])
+    assert vocabulary.load_vocab(path) == vocab
 
 
 @pytest.mark.parametrize(
@@ -338,12 +356,12 @@ def training_texts():
 
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_train_vocab(training_texts, tmp_path, lower_case):
-    vocab = tokenization.train_vocab(iter(training_texts), 600, lower_case)
+    vocab = vocabulary_training.train_vocab(iter(training_texts), 600, lower_case)
     assert vocab[:5] == SPECIAL and len(set(vocab)) == len(vocab) == 600
     assert "##!" not in vocab and any(piece.startswith("##") for piece in vocab)
-    assert vocab == tokenization.train_vocab(training_texts[::-1], 600, lower_case)
+    assert vocab == vocabulary_training.train_vocab(training_texts[::-1], 600, lower_case)
     assert all(piece == piece.lower() for piece in vocab[5:]) == lower_case
-    tokenization.save_vocab(tmp_path / "vocab.txt", vocab)
+    vocabulary.save_vocab(tmp_path / "vocab.txt", vocab)
     tokenizer = tokenization.WordPieceTokenizer(tmp_path / "vocab.txt", lower_case)
     found = assert_agrees(tokenizer, training_texts)
     assert not any(tokenizer.unk_id in ids for ids in found)
@@ -352,9 +370,9 @@ def test_train_vocab(training_texts, tmp_path, lower_case):
 
 
 def test_train_vocab_limits(training_texts):
-    few = tokenization.train_vocab(["some few words, some more"], 1000)
+    few = vocabulary_training.train_vocab(["some few words, some more"], 1000)
     assert 5 < len(few) < 1000 and "some" in few
     with pytest.raises(UserError, match="a vocabulary of 20 is too small"):
-        tokenization.train_vocab(training_texts, 20)
+        vocabulary_training.train_vocab(training_texts, 20)
     with pytest.raises(UserError, match="no words"):
-        tokenization.train_vocab(["", " \x01"], 100)
+        vocabulary_training.train_vocab(["", " \x01"], 100)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from convbert_tf import config, files
 from convbert_tf.console import UserError
-from convbert_tf.training import checkpoints, interruption, loop, strategies
+from convbert_tf.training import checkpoints, loop, strategies, trainer
 from tests import runs
 from tests.runs import make_options, make_task
 from tests.training import trainer_test
@@ -243,7 +243,7 @@ def test_workers_end_together_when_one_is_told_to(data_dir, tmp_path):
 
 def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with interruption.Interruption() as stop:
+    with trainer.Interruption() as stop:
         assert not stop.flag.numpy()
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(100):
@@ -252,7 +252,7 @@ def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
             time.sleep(0.05)
         assert stop.flag.numpy() and stop.signum == signal.SIGTERM
         stop.raises = True
-        with pytest.raises(interruption.Interrupted, match="SIGINT"):
+        with pytest.raises(trainer.Interrupted, match="SIGINT"):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert before == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]

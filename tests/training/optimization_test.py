@@ -8,8 +8,7 @@ import tensorflow as tf
 from convbert_tf import ConvBertEncoder, TextClassifier
 from convbert_tf.config import TrainingConfig
 from convbert_tf.training import optimization
-from convbert_tf.training.fused_adamw import FusedAdamW
-from convbert_tf.training.optimization import AdamW, LinearWarmupDecay
+from convbert_tf.training.optimization import AdamW, FusedAdamW, LinearWarmupDecay
 from tests.modeling.encoder_test import tiny
 from tests.modeling.heads_test import inputs
 

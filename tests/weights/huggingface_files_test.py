@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from convbert_tf import ConvBertEncoder, TextClassifier, WordPieceTokenizer
+from convbert_tf import ConvBertEncoder, TextClassifier, WordPieceTokenizer, files
 from convbert_tf.console import UserError
-from convbert_tf.weights import huggingface, huggingface_files, presets
+from convbert_tf.modeling import huggingface, presets
+from convbert_tf.text import vocabulary
 from tests.modeling.encoder_test import tiny
 from tests.weights.presets_test import make, same
 
@@ -38,7 +39,7 @@ def test_our_tokenizer_and_theirs_agree_on_a_directory(tmp_path, vocab_file, low
     theirs.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new" / "vocab.txt").exists()
     for directory in ("model", "new"):
-        path, said = huggingface_files.vocabulary(tmp_path / directory)
+        path, said = vocabulary.find_huggingface(tmp_path / directory)
         assert said is lower_case
         with open(path, encoding="utf-8") as file:
             assert file.read().split() == PIECES
@@ -58,24 +59,24 @@ def test_whether_texts_are_lower_cased(tmp_path, vocab_file, files, expected):
     vocab_file.rename(tmp_path / "vocab.txt")
     for name, values in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
-    path, lower_case = huggingface_files.vocabulary(tmp_path)
+    path, lower_case = vocabulary.find_huggingface(tmp_path)
     assert path == str(tmp_path / "vocab.txt") and lower_case is expected
 
 
 def test_a_tokenizer_that_is_not_ours_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="neither vocab.txt nor tokenizer.json"):
-        huggingface_files.vocabulary(tmp_path)
+        vocabulary.find_huggingface(tmp_path)
     (tmp_path / "vocab.txt").write_text("[PAD]\n")
     settings = tmp_path / "tokenizer_config.json"
     settings.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
     with pytest.raises(UserError, match="BertJapaneseTokenizer.*is not BERT's WordPiece"):
-        huggingface_files.vocabulary(tmp_path)
+        vocabulary.find_huggingface(tmp_path)
     settings.write_text('{"strip_accents": false}')
-    huggingface_files.vocabulary(tmp_path)
+    vocabulary.find_huggingface(tmp_path)
     assert "strip_accents False, ours True" in capsys.readouterr().out
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(UserError, match="not BERT's WordPiece"):
-        huggingface_files.vocabulary(tmp_path)
+        vocabulary.find_huggingface(tmp_path)
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_what_the_hub_refuses_is_told(monkeypatch, error, message):
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=message):
-        huggingface_files.download("hf://me/model@v9")
+        files.download("hf://me/model@v9")
 
 
 def test_one_file_of_weights_is_enough(monkeypatch, tmp_path):
@@ -157,7 +158,7 @@ def test_one_file_of_weights_is_enough(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    assert huggingface_files.download("hf://me/model") == str(tmp_path)
+    assert files.download("hf://me/model") == str(tmp_path)
     assert [patterns[0] for patterns in asked] == [
         "model.weights.h5",
         "tf_model.h5",
@@ -165,5 +166,5 @@ def test_one_file_of_weights_is_enough(monkeypatch, tmp_path):
     ]
     asked.clear()
     (tmp_path / "model.safetensors").write_text("")
-    huggingface_files.download("hf://me/model")
+    files.download("hf://me/model")
     assert len(asked) == 1

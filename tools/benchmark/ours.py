@@ -19,13 +19,12 @@ from convbert_tf.config import (
     TrainingConfig,
     finetuning_defaults,
 )
-from convbert_tf.modeling import masking
-from convbert_tf.modeling.convolution import cut
+from convbert_tf.modeling import functions, masking
 from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.functions import cut, gelu
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.modeling.layers import SpanDynamicConvolution
-from convbert_tf.modeling.linear import Dense, GroupedDense, gelu
-from convbert_tf.modeling.normalization import LayerNormalization
+from convbert_tf.modeling.linear import Dense, GroupedDense, LayerNormalization
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
 from convbert_tf.training import optimization
 from tools.benchmark.workers import Ready, make_batch, repeat, serve
@@ -159,7 +158,7 @@ def pretraining_step(work):
     def loss(batch):
         inputs, weights = task.prepare(batch)
         terms, _ = task.losses(inputs, training=True)
-        return optimization.total_loss(terms, weights)
+        return functions.total_loss(terms, weights)
 
     return _trained_on_jax(model, loss, batch, work)
 
@@ -243,7 +242,7 @@ def _trained(task, work, fused=True):
     """Steps of the task by the package's own training loop."""
     import tensorflow as tf
 
-    from convbert_tf.training.fused_adamw import FusedAdamW
+    from convbert_tf.training.optimization import FusedAdamW
     from convbert_tf.training.trainer import Trainer
 
     options, layers = _options(work), task.model.encoder.config.num_hidden_layers

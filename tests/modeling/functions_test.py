@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf.modeling.normalization import LayerNormalization, layer_norm
+from convbert_tf.modeling.functions import layer_norm
+from convbert_tf.modeling.linear import LayerNormalization
 
 
 def reference(x, gamma, beta):
