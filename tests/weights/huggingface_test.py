@@ -48,8 +48,8 @@ HEADS = {
     ),
 }
 FILES = [(head, "model.safetensors") for head in HEADS] + [
-    ("encoder", "pytorch_model.bin"),
-    ("sequence_classification", "pytorch_model.bin"),
+    pytest.param("encoder", "pytorch_model.bin", marks=pytest.mark.peers),
+    pytest.param("sequence_classification", "pytorch_model.bin", marks=pytest.mark.peers),
     ("sequence_classification", "tf_model.h5"),
 ]
 
@@ -114,6 +114,7 @@ def grid():
         )
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_gives_the_same_logits(head, tmp_path):
@@ -144,6 +145,7 @@ def test_there_and_back_keeps_every_bit(head, tmp_path, capsys):
     assert values["architectures"] == [HEADS[head][0]] and values["pad_token_id"] == 3
 
 
+@pytest.mark.peers
 def test_names_of_labels_and_padding_are_known_to_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
@@ -352,6 +354,7 @@ def test_pytorch_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
         huggingface.load(directory)
 
 
+@pytest.mark.peers
 @needs_golden
 def test_a_pickle_with_more_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
