@@ -53,9 +53,9 @@ make_venv() {
 
 # What pip is at, from its log and the packages that are there: "downloading keras (1.5 MB)".
 stage() {
-  local package installed=0
-  for package in .venv/lib/python3*/site-packages/*.dist-info; do
-    [[ ! $package -nt $unfinished ]] || installed=$((installed + 1))
+  local last_file installed=0
+  for last_file in .venv/lib/python3*/site-packages/*.dist-info/INSTALLER; do
+    [[ ! $last_file -nt $unfinished ]] || installed=$((installed + 1))
   done
   awk -v installed="$installed" '
     /^ *Downloading [^ ]+\.whl \(/ || /^ *Downloading [^ ]+\.tar\.gz \(/ {

@@ -88,8 +88,9 @@ case $1 in
         echo "  Downloading keras-3-py3-none-any.whl (1.5 MB)"
         sleep ${PIP_SECONDS:-0}
         echo "Installing collected packages: absl-py, keras"
-        mkdir .venv/lib/python$version/site-packages/absl_py-2.dist-info
-        touch -t 210001010000 .venv/lib/python$version/site-packages/absl_py-2.dist-info
+        folder=.venv/lib/python$version/site-packages/absl_py-2.dist-info
+        mkdir $folder
+        touch $folder/INSTALLER
         sleep ${PIP_SECONDS:-0}
         ;;
     esac
