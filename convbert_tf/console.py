@@ -80,6 +80,7 @@ def run(main):
         # Shells leave the ~ of --flag=~/folder as it is.
         home = os.path.expanduser("~")
         argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
+        argv = [_packaged(argument) for argument in argv]
         try:
             return flags.FLAGS(argv)
         except (flags.Error, UserError) as error:
@@ -94,6 +95,15 @@ def run(main):
         _fail(sys.argv, error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _packaged(argument):
+    """`--config=configs/x.py` of the installed package, where there is no such file here."""
+    found = re.fullmatch(r"(--?config=)?(configs/\w+\.py)(:.*)?", argument)
+    if not found or os.path.exists(found[2]):
+        return argument
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), found[2])
+    return f"{found[1] or ''}{path}{found[3] or ''}" if os.path.exists(path) else argument
 
 
 def _fail(argv, error, status):

@@ -1,13 +1,17 @@
 """Files that are there whole or not at all, and directories on the hub; no TensorFlow."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
 
 from convbert_tf.console import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -33,14 +37,18 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def only_one(folder):
-    """Within it, no other process is: a second one is refused. Does nothing for no folder ("")."""
+    """Within it, no other process is: a second one is refused. Does nothing for no folder ("").
+
+    Nor is a second one noticed where the system or the file system has no such locks.
+    """
     if not folder:
         yield
         return
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is at work in {folder}: end it first.") from None
         except OSError:  # a file system without locks

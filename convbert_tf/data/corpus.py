@@ -245,9 +245,16 @@ def build(
 
 
 def _useful_workers(files, tfds):
-    cores = len(os.sched_getaffinity(0))
+    cores = _usable_cores()
     size = sum(os.path.getsize(file) for file in files)
     return cores if tfds else max(1, min(cores, int(size / _BYTES_PER_WORKER)))
+
+
+def _usable_cores():
+    """Cores that this process may use; where the system does not say (macOS), all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _earlier_shards(output_dir, settings, overwrite):

@@ -50,9 +50,10 @@ def test_save_config_refuses_another_config_of_a_run(tmp_path):
         checkpoints.save_config(first, str(tmp_path))
 
 
-def test_a_model_dir_that_cannot_be_written_is_told_in_one_line():
-    with pytest.raises(UserError, match="model_dir /proc/run cannot be written: No such file"):
-        checkpoints.save_config(config.PretrainingExperiment(), "/proc/run")
+def test_a_model_dir_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="model_dir .*/file/run cannot be written: Not a directory"):
+        checkpoints.save_config(config.PretrainingExperiment(), str(tmp_path / "file" / "run"))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def vocab_file(tmp_path):
     return path
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_our_tokenizer_and_theirs_agree_on_a_directory(tmp_path, vocab_file, lower_case):
     transformers = pytest.importorskip("transformers")
