@@ -166,3 +166,17 @@ def load(path):
 
 def reset_policy():
     keras.config.set_dtype_policy("float32")
+
+
+def read_events(folder):
+    """tag -> [(step, value)] of the scalars, and the tags of all else, of a folder's events."""
+    scalars, others = {}, set()
+    for path in sorted(pathlib.Path(folder).glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name in ("text", "hparams"):
+                    others.add(value.tag)
+                    continue
+                scalar = float(tf.make_ndarray(value.tensor))
+                scalars.setdefault(value.tag, []).append((event.step, scalar))
+    return scalars, others

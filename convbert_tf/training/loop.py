@@ -139,16 +139,21 @@ class _Run:
         return results
 
     def _controller(self):
-        directory = self.training.model_dir
+        train, held_out = (
+            os.path.join(self.training.model_dir, kind) if self.chief else None
+            for kind in ("train", "eval")
+        )
+        global_step = self.trainer.global_step
         return orbit.Controller(
             strategy=self.trainer.strategy,
             trainer=self.trainer,
             evaluator=self.evaluator,
-            global_step=self.trainer.global_step,
+            global_step=global_step,
             steps_per_loop=min(self.training.steps_per_loop, self.num_train_steps),
             checkpoint_manager=self.manager,
-            summary_dir=os.path.join(directory, "train") if self.chief else None,
-            eval_summary_dir=os.path.join(directory, "eval") if self.chief else None,
+            summary_manager=monitoring.summary_manager(train, global_step),
+            eval_summary_dir=held_out,  # where it is None, Orbit takes training's manager
+            eval_summary_manager=monitoring.summary_manager(held_out, global_step),
         )
 
     def _watch(self, controller, start):

@@ -13,10 +13,22 @@ import os
 import sys
 import time
 
+import orbit
 import tensorflow as tf
 
 from convbert_tf import config as configs
 from convbert_tf.files import read_json, write_bytes
+
+# Group of the metrics whose name does not tell it; see `tag`.
+_GROUPS = {
+    "masked_lm_accuracy": "generator",
+    "sampled_masked_lm_accuracy": "generator",
+    "gradient_norm": "optimizer",
+    "learning_rate": "optimizer",
+    "skipped_steps": "optimizer",
+    "damaged_records": "data",
+    "model_flops_utilisation": "throughput",
+}
 
 
 class MetricsLog:
@@ -49,6 +61,37 @@ def _whole_lines(path):
             if not line.endswith("}\n"):
                 return
             yield line[:-1]
+
+
+def tag(name):
+    """A metric's name in TensorBoard, which shows a section for each group: "loss/disc_loss".
+
+    Groups: loss, generator, discriminator, optimizer, throughput, data; metrics for the rest, which
+    are the scores of a task.
+    """
+    if name in _GROUPS:
+        group = _GROUPS[name]
+    elif name.endswith("loss"):
+        group = "loss"
+    elif name.startswith("disc_"):
+        group = "discriminator"
+    else:
+        group = "throughput" if name.endswith("_per_second") else "metrics"
+    return f"{group}/{name}"
+
+
+def summary_manager(folder, global_step):
+    """What Orbit writes a loop's output with: as scalars to `folder`, under their `tag`s.
+
+    Args:
+        folder: for the event files; None to write nothing.
+        global_step: tf.Variable.
+    """
+
+    def write(name, value, step):
+        tf.summary.scalar(tag(name), value, step)
+
+    return orbit.utils.SummaryManager(folder, write, global_step)
 
 
 def write_config(model_dir, folder):

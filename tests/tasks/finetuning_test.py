@@ -12,6 +12,7 @@ from convbert_tf.modeling import huggingface, presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import finetuning
+from tests import runs
 
 WORDS = [
     "cat",
@@ -133,6 +134,9 @@ def test_classifier_learns_and_is_left_as_a_preset(preset, cola, tmp_path):
     model = TextClassifier.from_preset(str(tmp_path / "preset"))
     assert model.labels == ["0", "1"]
     assert presets.vocab_file(str(tmp_path / "preset"))
+    (train, _), (dev, _) = (runs.read_events(tmp_path / part) for part in ("train", "eval"))
+    assert set(dev) == {"metrics/mcc", "metrics/accuracy"}
+    assert {"loss/loss", "optimizer/learning_rate"} < set(train)
     # A finished run that is started again trains no further, and gives what it gave.
     assert finetuning.run(experiment) == pytest.approx(results)
 

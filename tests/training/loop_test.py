@@ -264,18 +264,24 @@ def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
 # --- watching ---
 
 
-def read_events(folder):
-    """name -> [(step, value)] of the scalars, and the names of all else, of a folder's events."""
-    scalars, others = {}, set()
-    for path in sorted(pathlib.Path(folder).glob("events*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name in ("text", "hparams"):
-                    others.add(value.tag)
-                    continue
-                scalar = float(tf.make_ndarray(value.tensor))
-                scalars.setdefault(value.tag, []).append((event.step, scalar))
-    return scalars, others
+HELD_OUT_TAGS = {
+    "loss/masked_lm_loss",
+    "loss/disc_loss",
+    "generator/masked_lm_accuracy",
+    "generator/sampled_masked_lm_accuracy",
+    "discriminator/disc_accuracy",
+    "discriminator/disc_precision",
+    "discriminator/disc_recall",
+    "discriminator/disc_auc",
+}
+TRAINING_TAGS = HELD_OUT_TAGS | {
+    "optimizer/learning_rate",
+    "optimizer/gradient_norm",
+    "throughput/examples_per_second",
+    "throughput/tokens_per_second",
+    "throughput/steps_per_second",
+    "throughput/model_flops_utilisation",
+}
 
 
 @pytest.mark.slow
@@ -285,29 +291,31 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
     )
     checkpoints.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
     _, results = fit(data_dir, options)
-    metrics = {"masked_lm_loss", "disc_loss", "masked_lm_accuracy", "disc_auc"}
-    metrics |= {"sampled_masked_lm_accuracy", "disc_accuracy", "disc_precision", "disc_recall"}
-    watched = {"learning_rate", "gradient_norm", "examples_per_second", "tokens_per_second"}
-    (train, others), (held_out, _) = (read_events(tmp_path / part) for part in ("train", "eval"))
-    assert metrics | watched | {"model_flops_utilisation"} <= set(train)
+    (train, others), (held_out, _) = (
+        runs.read_events(tmp_path / part) for part in ("train", "eval")
+    )
+    assert set(train) == TRAINING_TAGS and set(held_out) == HELD_OUT_TAGS
     assert "config" in others and any("hparams" in name for name in others)
-    assert metrics <= set(held_out) and metrics <= set(results)
     for name, points in (train | held_out).items():
         assert [step for step, _ in points] == [3, 6], name
+    tags = {tag.rpartition("/")[2]: tag for tag in TRAINING_TAGS}
+    metrics = {name for name, tag in tags.items() if tag in HELD_OUT_TAGS}
+    assert set(results) == metrics
     for name in metrics:
-        assert held_out[name][-1][1] == pytest.approx(results[name]), name
+        assert held_out[tags[name]][-1][1] == pytest.approx(results[name]), name
     rate = 1e-2 * (1 - np.array([3, 6]) / 6)  # after the warm-up of two steps
-    assert [value for _, value in train["learning_rate"]] == pytest.approx(rate, abs=1e-9)
-    assert all(value > 0 for _, value in train["gradient_norm"])
+    rates = [value for _, value in train["optimizer/learning_rate"]]
+    assert rates == pytest.approx(rate, abs=1e-9)
+    assert all(value > 0 for _, value in train["optimizer/gradient_norm"])
     lines = _lines(tmp_path)
     kinds = [(line["kind"], line["step"]) for line in lines]
     assert kinds == [("train", 3), ("eval", 3), ("train", 6), ("eval", 6)]
     for line, scalars in zip(lines[2:], (train, held_out), strict=True):
         assert {name: line[name] for name in metrics} == pytest.approx(
-            {name: scalars[name][-1][1] for name in metrics}
+            {name: scalars[tags[name]][-1][1] for name in metrics}
         )
     best = json.loads((tmp_path / "best.json").read_text())
-    assert best["value"] == max(value for _, value in held_out["disc_auc"])
+    assert best["value"] == max(value for _, value in held_out["discriminator/disc_auc"])
     assert "step 6: masked_lm_loss" in capsys.readouterr().out
     # A finished run is not trained further, but evaluated again.
     _, again = fit(data_dir, options)

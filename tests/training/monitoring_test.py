@@ -32,6 +32,24 @@ def test_each_step_stands_once_however_often_the_run_is_taken_up(tmp_path):
     assert read(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loss", "loss/loss"),
+        ("masked_lm_accuracy", "generator/masked_lm_accuracy"),
+        ("disc_loss", "loss/disc_loss"),
+        ("disc_auc", "discriminator/disc_auc"),
+        ("skipped_steps", "optimizer/skipped_steps"),
+        ("tokens_per_second", "throughput/tokens_per_second"),
+        ("damaged_records", "data/damaged_records"),
+        ("mcc", "metrics/mcc"),
+        ("HasAns_f1", "metrics/HasAns_f1"),
+    ],
+)
+def test_each_metric_has_a_group_in_tensorboard(name, expected):
+    assert monitoring.tag(name) == expected
+
+
 def test_format_metrics():
     assert monitoring.format_metrics({"a_loss": 6.52149, "b": 0.5}) == "a_loss 6.521  b 0.5"
 
