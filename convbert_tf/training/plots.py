@@ -40,7 +40,7 @@ def plot_run(model_dirs, path, metrics=METRICS):
     try:
         from matplotlib import figure
     except ImportError:
-        raise UserError("matplotlib is missing: pip install -e '.[plot]'") from None
+        raise UserError("matplotlib is missing: pip install matplotlib.") from None
     kind = os.path.splitext(path)[1]
     if kind not in (".svg", ".png"):
         raise UserError(f"{path} must end in .svg or .png.")
