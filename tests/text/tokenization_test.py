@@ -342,6 +342,14 @@ def test_train_vocab(training_texts, tmp_path, lower_case):
     assert sum(map(len, found)) < 0.5 * sum(len(t) - t.count(" ") for t in training_texts)
 
 
+def test_train_vocab_with_and_without_accents():
+    texts = ["Café CAFÉ café cafe\u0301 olé"] * 9
+    kept = vocabulary_training.train_vocab(texts, 100, strip_accents=False)
+    assert {"café", "é"} <= set(kept) and "E" not in kept
+    assert "cafe" in vocabulary_training.train_vocab(texts, 100)
+    assert "CAFE" in vocabulary_training.train_vocab(texts, 100, False, strip_accents=True)
+
+
 def test_train_vocab_limits(training_texts):
     few = vocabulary_training.train_vocab(["some few words, some more"], 1000)
     assert 5 < len(few) < 1000 and "some" in few
