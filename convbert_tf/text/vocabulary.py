@@ -114,7 +114,9 @@ def copy(source, target):
     Raises:
         UserError: as `read_pieces`.
     """
-    write_bytes(target, _content(read_pieces(source)))
+    vocab = read_pieces(source)
+    _announce_unused_lines(source, vocab)
+    write_bytes(target, _content(vocab))
 
 
 def file_content(path):
