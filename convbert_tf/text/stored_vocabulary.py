@@ -32,6 +32,8 @@ _SETTINGS = {
     "clean_text": (True,),
     "wordpieces_prefix": ("##",),
     "never_split": ([],),
+    "padding_side": ("right",),
+    "truncation_side": ("right",),
 }
 _NORMALIZER = {
     "type": ("BertNormalizer",),
@@ -106,7 +108,8 @@ def find_huggingface(directory):
     model = _object(tokenizer_path, tokenizer, "model") if tokenizer else {"type": "WordPiece"}
     kind = settings.get("tokenizer_class") or "ConvBertTokenizer"
     if not re.fullmatch(_TOKENIZERS, str(kind)) or model.get("type") != "WordPiece":
-        raise NoVocabularyError(f"{directory}: the tokenizer ({kind}) is not BERT's WordPiece.")
+        shown = reprlib.repr(kind)
+        raise NoVocabularyError(f"{directory}: the tokenizer ({shown}) is not BERT's WordPiece.")
     normalizer = _check_tokenizer(tokenizer_path, tokenizer, model) if tokenizer else {}
     _check_values(config_path, settings, _SETTINGS)
     for path, values in ((config_path, settings), (special_path, special)):
@@ -158,7 +161,22 @@ def _check_tokenizer(path, tokenizer, model):
     pre_tokenizer = _object(path, tokenizer, "pre_tokenizer")
     _check_values(path, {"type": None} | pre_tokenizer, _PRE_TOKENIZER, "pre_tokenizer.", False)
     _check_values(path, model, _MODEL, "model.")
+    _check_post_processor(path, _object(path, tokenizer, "post_processor"))
     return normalizer
+
+
+def _check_post_processor(path, values):
+    """Refuses one that does not make [CLS] text [SEP]; none at all is what bare pieces have."""
+    if not values or values.get("type") == "BertProcessing":
+        return
+    single = values.get("single")
+    tokens = [
+        item["SpecialToken"].get("id")
+        for item in (single if isinstance(single, list) else [])
+        if isinstance(item, dict) and isinstance(item.get("SpecialToken"), dict)
+    ]
+    if values.get("type") != "TemplateProcessing" or tokens != ["[CLS]", "[SEP]"]:
+        raise UserError(f"{path}: the post_processor is not BERT's, which makes [CLS] text [SEP].")
 
 
 def _check_values(path, values, known, prefix="", null=True):

@@ -28,6 +28,14 @@ TOKENIZER = {
     "added_tokens": [{"id": i, "content": SPECIAL[i], "special": True} for i in range(5)],
     "normalizer": NORMALIZER,
     "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+        ],
+    },
     "model": MODEL,
 }
 
@@ -105,6 +113,12 @@ def changed(where, **values):
         (changed("model", vocab={"a": 10**12}), "has the id 1000000000000"),
         (changed("model", vocab={"a\nb": 1}), "has white space"),
         (changed("model", vocab=MODEL["vocab"] | {"dog": 5, "cat": 6}), "two vocabularies: 'cat'"),
+        (
+            {"tokenizer": TOKENIZER | {"post_processor": {"type": "RobertaProcessing"}}},
+            "the post_processor is not BERT's",
+        ),
+        (changed("post_processor", single=[{"Sequence": {"id": "A"}}]), "makes .CLS. text .SEP."),
+        ({"tokenizer_config": {"padding_side": "left"}}, "padding_side 'left' is not supported"),
         ({"tokenizer": [1]}, "tokenizer.json is damaged: it holds no object"),
         ({"tokenizer": TOKENIZER | {"added_tokens": [{"id": 9, "content": "[E1]"}]}}, "'\\[E1\\]'"),
         ({"tokenizer": TOKENIZER | {"added_tokens": [{"id": 6, "content": "[SEP]"}]}}, "with id 6"),
