@@ -132,11 +132,11 @@ def convert(
     config=None,
     vocab_file=None,
     lower_case=None,
-    strip_accents=None,
     task=None,
     generator=False,
     pretrainer=False,
     optimizer=False,
+    strip_accents=None,
 ):
     """Writes the model in `source` to the directory `target` in another format.
 
@@ -150,14 +150,14 @@ def convert(
         vocab_file: vocabulary that goes with the model; None for the one in `source`.
         lower_case: whether texts are lower-cased; None for what `source` says (an original
             checkpoint says nothing: True).
-        strip_accents: whether their accents are stripped; None for what `source` says, or where
-            `lower_case` is given, as that.
         task: the original's name of the task, to write a model with a head in its format.
         generator: whether a pretrainer's generator is written instead (to "huggingface" only).
         pretrainer: whether a model without a generator becomes a pretrainer, to be trained further:
             generator and heads with random weights around its encoder.
         optimizer: whether Adam's moments of an original pre-training checkpoint go along, to
             target/checkpoints: `init_from=target` takes them up with `init_optimizer`.
+        strip_accents: whether accents are stripped; None for what `source` says, or where
+            `lower_case` is given, the same as that.
 
     Returns:
         list of (what, value), both str: the summary.

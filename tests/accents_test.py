@@ -87,6 +87,6 @@ def test_accents_are_kept_the_whole_way(tmp_path, monkeypatch):
     )
     np.testing.assert_allclose(served, kept, atol=1e-5)
     assert np.abs(kept - stripped).max() > 1e-3
-    # Without a word on accents, --lower_case is what decides, as everywhere.
+    # Where lower_case is given, it is the default of strip_accents.
     conversion.convert(tuned, str(tmp_path / "stripped"), "preset", lower_case=True)
     assert presets.vocabulary(str(tmp_path / "stripped")).strip_accents is True

@@ -1,5 +1,6 @@
 """Vocabulary files: one piece a line, its id the number of the line; no TensorFlow."""
 
+import collections
 import multiprocessing
 import os
 import re
@@ -64,8 +65,9 @@ def read_pieces(path):
     left out.
 
     Raises:
-        UserError: the file is not UTF-8, has a CR inside a line, which some readers take for the
-            end of the line, or white space inside a piece, or a piece that is too long.
+        UserError: the file is not UTF-8, has white space inside a piece or a piece that is too
+            long; or readers differ on ids: a CR is inside a line, or white space is around a piece
+            that is on another line without it.
     """
     try:
         with open(path, "rb") as file:
@@ -81,11 +83,16 @@ def read_pieces(path):
         raise UserError(
             f"{path}, line {line}: a CR that no LF follows; end every line in LF or CRLF."
         )
-    vocab = [line.strip() for line in text.split("\n")]
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    vocab = [line.strip() for line in lines]
     while vocab and not vocab[-1]:
         vocab.pop()
-    for number, piece in enumerate(vocab, 1):
-        if fault := _fault(piece):
+    counts = collections.Counter(vocab)
+    for number, (line, piece) in enumerate(zip(lines, vocab, strict=False), 1):
+        fault = _fault(piece)
+        if piece and line != piece and counts[piece] > 1:
+            fault = f"white space around {piece!r}, which is on another line too; delete one."
+        if fault:
             raise UserError(f"{path}, line {number}: {fault}")
     return vocab
 

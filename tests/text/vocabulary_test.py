@@ -36,6 +36,7 @@ def test_save_and_load_vocab(tmp_path):
         (b"[PAD]\n[UNK]\nan \xe9\n", "line 3: not UTF-8"),
         (b"[PAD]\n[UNK]\r[CLS]\n", "line 2: a CR that no LF follows"),
         (b"[PAD]\r\n[UNK]\r\r\n[CLS]\r\n", "line 2: a CR that no LF follows"),
+        (b"[PAD]\ncat\ncat \n", "line 3: white space around 'cat', which is on another line"),
         (b"[PAD]\n" + b"x" * 257 + b"\n", "line 2: a piece of more than 256 bytes"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "No valid vocab"),
         (None, "cannot read the vocabulary"),
