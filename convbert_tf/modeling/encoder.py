@@ -186,6 +186,6 @@ class ConvBertEncoder(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+    def save_to_preset(self, directory, vocab_file=None, lower_case=True, strip_accents=None):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+        storing.save(self, directory, vocab_file, lower_case, strip_accents=strip_accents)

@@ -84,9 +84,9 @@ class _Head(keras.Model):
     def _own_layers(self):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+    def save_to_preset(self, directory, vocab_file=None, lower_case=True, strip_accents=None):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+        storing.save(self, directory, vocab_file, lower_case, strip_accents=strip_accents)
 
     @classmethod
     def from_config(cls, config):

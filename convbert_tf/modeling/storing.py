@@ -5,11 +5,11 @@ import functools
 from keras import ops
 
 from convbert_tf.weights import names, presets
-from convbert_tf.weights.stored import Array, Stored
+from convbert_tf.weights.stored import Array, Stored, Vocabulary
 
 
 def describe(model, **details):
-    """The Stored of a model of this package; `details` are fields of it, say `vocab_file`."""
+    """The Stored of a model of this package; `details` are fields of it, say `vocabulary`."""
     kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in names.KINDS)
     stored = Stored(kind, model.get_config(), **details)
     for name in names.shapes(stored):
@@ -41,7 +41,7 @@ def set_weights(model, stored):
         _variable(model, name).assign(array.read())
 
 
-def save(model, directory, vocab_file=None, lower_case=True, serving=None):
+def save(model, directory, vocab_file=None, lower_case=True, serving=None, strip_accents=None):
     """Writes `model` (an encoder, a pretrainer or a model with a head) as a preset.
 
     Args:
@@ -50,9 +50,10 @@ def save(model, directory, vocab_file=None, lower_case=True, serving=None):
         vocab_file: path of a vocabulary to go with it.
         lower_case: whether texts are lower-cased before they are tokenised.
         serving: arguments of `serving.export` that the model was trained with, a dict.
+        strip_accents: whether their accents are stripped; None is as `lower_case`.
 
     Raises:
-        UserError: `vocab_file` has more pieces than the model's vocabulary.
+        UserError: `vocab_file` cannot be read, or has more pieces than the model's vocabulary.
     """
-    details = {"vocab_file": vocab_file, "lower_case": lower_case, "serving": serving or {}}
-    presets.write(describe(model, **details), directory)
+    vocabulary = Vocabulary(vocab_file, lower_case, strip_accents)
+    presets.write(describe(model, vocabulary=vocabulary, serving=serving or {}), directory)

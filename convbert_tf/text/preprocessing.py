@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from convbert_tf.console import UserError
-from convbert_tf.text import vocabulary
+from convbert_tf.text import stored_vocabulary
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
 
@@ -42,7 +42,7 @@ class TextPreprocessor:
             directory: a preset or Hugging Face directory, or "hf://owner/name@revision".
             max_seq_length: T.
         """
-        return cls(WordPieceTokenizer(*vocabulary.find(directory)), max_seq_length)
+        return cls(WordPieceTokenizer(*stored_vocabulary.find(directory)), max_seq_length)
 
     def __call__(self, texts, second=None):
         first = self.tokenizer.tokenize(texts)

@@ -13,16 +13,16 @@ class says which head it has:
 
 import dataclasses
 import os
-import shutil
 
 import numpy as np
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
+from convbert_tf.text import vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights, write_safetensors
-from convbert_tf.weights.presets import replacing
+from convbert_tf.weights.presets import check_vocabulary, replacing
 from convbert_tf.weights.stored import (
     Array,
     Stored,
@@ -287,11 +287,13 @@ def write(stored, directory, generator=False):
             os.path.join(partial, WEIGHT_FILES[0]),
             ((name.removeprefix(prefix), value) for name, value in weights),
         )
-        if stored.vocab_file:
-            shutil.copyfile(stored.vocab_file, os.path.join(partial, "vocab.txt"))
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, config)
+            vocabulary.copy(stored.vocabulary.path, os.path.join(partial, "vocab.txt"))
             options = {
                 "tokenizer_class": "ConvBertTokenizer",
-                "do_lower_case": stored.lower_case,
+                "do_lower_case": stored.vocabulary.lower_case,
+                "strip_accents": stored.vocabulary.strips_accents,
                 "model_max_length": config.max_position_embeddings,
             }
             write_json(os.path.join(partial, "tokenizer_config.json"), options)
@@ -331,7 +333,7 @@ def masked_lm(stored):
         place = name.replace("discriminator/", "generator/") if own else name
         # Tied embeddings are the discriminator's.
         new.arrays[name] = stored.arrays[place if place in stored.arrays else name]
-    return new.with_vocabulary(stored.vocab_file, stored.lower_case)
+    return new.with_vocabulary(stored.vocabulary)
 
 
 def _with_hidden_layer(stored):

@@ -13,7 +13,6 @@ import glob
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 
 import h5py
@@ -21,7 +20,8 @@ import numpy as np
 
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import is_address, read_json, write_json
-from convbert_tf.text.vocabulary import VOCAB_FILE
+from convbert_tf.text import vocabulary
+from convbert_tf.text.vocabulary import VOCAB_FILE, Vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.stored import Array, Stored
 
@@ -50,7 +50,7 @@ def write(stored, directory):
     """Writes `stored` to `directory`, which is made if it is not there; a preset there is replaced.
 
     Raises:
-        UserError: the vocabulary has more pieces than the model.
+        UserError: the vocabulary cannot be read, or has more pieces than the model.
     """
     with replacing(directory) as partial:
         weights = os.path.join(partial, WEIGHTS_FILE)
@@ -60,14 +60,15 @@ def write(stored, directory):
                 f"A {stored.kind} of convbert_tf with {stored.num_parameters:,} parameters; load "
                 f"it with `convbert_tf.{stored.kind}.from_preset(directory)`.\n"
             )
-        if stored.vocab_file:
-            check_vocabulary(stored.vocab_file, stored.model_config)
-            shutil.copyfile(stored.vocab_file, os.path.join(partial, VOCAB_FILE))
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, stored.model_config)
+            vocabulary.copy(stored.vocabulary.path, os.path.join(partial, VOCAB_FILE))
         description = {
             "format": FORMAT,
             "class": stored.kind,
             "config": stored.config,
-            "lower_case": stored.lower_case,
+            "lower_case": stored.vocabulary.lower_case,
+            "strip_accents": stored.vocabulary.strips_accents,
             "weights_sha256": _sha256(weights),
             "serving": stored.serving,
         }
@@ -91,9 +92,11 @@ def replacing(directory):
 
 
 def check_vocabulary(vocab_file, model_config):
-    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for."""
-    with open(vocab_file, encoding="utf-8") as file:
-        pieces = sum(1 for _ in file)
+    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for.
+
+    A line of the file is an id, also where its piece is repeated further down.
+    """
+    pieces = len(vocabulary.read_pieces(vocab_file))
     if pieces > model_config.vocab_size:
         raise UserError(
             f"{vocab_file} has {pieces:,} pieces, the model {model_config.vocab_size:,}: it is "
@@ -146,8 +149,11 @@ def read(directory):
     stored = Stored(
         description["class"],
         description["config"],
-        vocab_file=vocab_file if os.path.exists(vocab_file) else None,
-        lower_case=description["lower_case"],
+        vocabulary=Vocabulary(
+            vocab_file if os.path.exists(vocab_file) else None,
+            description["lower_case"],
+            description["strip_accents"],
+        ),
         serving=description.get("serving", {}),
     )
     stored.check_config(os.path.join(directory, CONFIG_FILE))
@@ -216,6 +222,9 @@ def describe(directory):
             raise UserError(
                 f"{directory}/{CONFIG_FILE} is damaged: {name!r} is no {kind.__name__}."
             )
+    strip_accents = description.setdefault("strip_accents", description["lower_case"])
+    if not isinstance(strip_accents, bool):
+        raise UserError(f"{directory}/{CONFIG_FILE} is damaged: 'strip_accents' is no bool.")
     if description["format"] > FORMAT:
         raise UserError(
             f"{directory} was written in format {description['format']}, this version reads up to "

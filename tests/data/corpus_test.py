@@ -378,6 +378,40 @@ def test_training_refuses_records_of_another_vocabulary_or_length(folder):
         check_manifest(manifest, str(folder / "out"), **fitting)
 
 
+def test_accents_are_kept_where_asked(folder):
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, "cafe", "café", "CAFE"]), "utf-8")
+    (folder / "text.txt").write_text("Café CAFÉ\n" * 9, "utf-8")
+    ids = {
+        (True, None): {5},
+        (True, True): {5},
+        (True, False): {6},
+        (False, None): {1},
+        (False, True): {1, 7},
+    }
+    for (lower_case, strip_accents), expected in ids.items():
+        options = {"lower_case": lower_case, "strip_accents": strip_accents, "overwrite": True}
+        manifest = build(folder, **options)
+        stripped = lower_case if strip_accents is None else strip_accents
+        assert (manifest["lower_case"], manifest["strip_accents"]) == (lower_case, stripped)
+        (example,) = read_examples(folder / "out")
+        assert set(example[0]) - {2, 3} == expected
+
+
+def test_a_build_from_before_there_was_strip_accents_goes_on(folder):
+    """Its settings have none, which was as lower_case."""
+    manifest = build(folder)
+    for name in ("build.jsonl", "manifest.json"):
+        path = folder / "out" / name
+        content = path.read_text()
+        assert '"strip_accents": true,' in content
+        path.write_text(content.replace('"strip_accents": true,', ""))
+    assert build(folder) == {key: manifest[key] for key in manifest if key != "strip_accents"}
+    (folder / "out" / "manifest.json").unlink()
+    assert build(folder) == manifest
+    with pytest.raises(UserError, match="strip_accents=True, not False"):
+        build(folder, strip_accents=False)
+
+
 def test_records_of_other_settings_are_not_mixed(folder):
     build(folder)
     for options, message in [
