@@ -283,9 +283,9 @@ class ConvBertPretrainer(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+    def save_to_preset(self, directory, preprocessor=None, lower_case=True, vocab_file=None):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+        storing.save(self, directory, preprocessor, lower_case, vocab_file=vocab_file)
 
 
 def counts(outputs, features, masked):

@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import tempfile
+from typing import TypedDict
 
 from convbert_tf.console import UserError, say
-from convbert_tf.files import atomic_path, fetch, read_json
+from convbert_tf.files import atomic_path, fetch, read_json, sha256
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FILE = "vocab.txt"
@@ -104,7 +105,46 @@ def find(source):
     lower_case = settings.get("lower_case")
     if not isinstance(lower_case, bool):
         raise UserError(f"{directory} is no preset: its config.json has no lower_case.")
-    return vocab_file(directory), lower_case
+    path, hashes = vocab_file(directory), settings.get("sha256")
+    if isinstance(hashes, dict) and VOCAB_FILE in hashes:  # presets of before have none
+        check_hash(directory, VOCAB_FILE, hashes)
+    return path, lower_case
+
+
+class _Serving(TypedDict, total=False):
+    max_seq_length: int
+    pair: bool
+
+
+class _Settings(TypedDict, total=False):
+    """What a config.json may tell of the texts that the model was trained on (see schema.py)."""
+
+    serving: _Serving
+
+
+def find_serving(directory):
+    """The `max_seq_length` and `pair` that a preset was trained with; None for what is not told."""
+    path = os.path.join(directory, "config.json")
+    serving = read_json(path, "the config of a model", _Settings).get("serving", {})
+    return serving.get("max_seq_length"), serving.get("pair")
+
+
+def check_hash(directory, name, hashes):
+    """Refuses a preset whose file `name` is not the one that its config.json was written for.
+
+    Args:
+        directory: of the preset.
+        name: of the file.
+        hashes: SHA-256 by name, as in the config.json.
+    """
+    path = os.path.join(directory, name)
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is not there: the preset is incomplete.")
+    if sha256(path) != hashes[name]:
+        raise UserError(
+            f"{path} is not the file that config.json was written for (its hash differs): the "
+            "preset is damaged or was edited; copy or make it again."
+        )
 
 
 def vocab_file(directory):
