@@ -33,7 +33,7 @@ def as_strings(values, name="texts"):
             raise UserError(f"{name}[{i}] must be a string, got {value!r}.")
     try:
         return tf.constant(values, tf.string, shape=[len(values)])
-    except UnicodeEncodeError as error:
+    except ValueError as error:
         bad = next(i for i, value in enumerate(values) if not _is_unicode(value))
         raise UserError(f"{name}[{bad}] has half a surrogate pair, which is no text.") from error
 
