@@ -6,7 +6,6 @@ wing weights/; models are built for the probe alone.
 
 import importlib.util
 import os
-import shutil
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +17,8 @@ from convbert_tf.modeling import huggingface as huggingface_models
 from convbert_tf.modeling import storing
 from convbert_tf.modeling.presets import build
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
-from convbert_tf.text import vocabulary
+from convbert_tf.text import stored_vocabulary, vocabulary
+from convbert_tf.text.vocabulary import Vocabulary
 from convbert_tf.training import checkpoints, optimization
 from convbert_tf.weights import huggingface, huggingface_files, names, original, presets
 from convbert_tf.weights.original import pretraining_config  # noqa: F401  public here
@@ -131,6 +131,7 @@ def convert(
     config=None,
     vocab_file=None,
     lower_case=None,
+    strip_accents=None,
     task=None,
     generator=False,
     pretrainer=False,
@@ -148,6 +149,8 @@ def convert(
         vocab_file: vocabulary that goes with the model; None for the one in `source`.
         lower_case: whether texts are lower-cased; None for what `source` says (an original
             checkpoint says nothing: True).
+        strip_accents: whether their accents are stripped; None for what `source` says, or where
+            `lower_case` is given, as that.
         task: the original's name of the task, to write a model with a head in its format.
         generator: whether a pretrainer's generator is written instead (to "huggingface" only).
         pretrainer: whether a model without a generator becomes a pretrainer, to be trained further:
@@ -168,7 +171,8 @@ def convert(
     _check_options(from_format, to_format, generator, optimizer)
     if pretrainer:
         stored = storing.describe(as_pretrainer(build(stored)))
-    stored = stored.with_vocabulary(*_vocabulary(from_format, source, vocab_file, lower_case))
+    given = Vocabulary(vocab_file, lower_case, strip_accents)
+    stored = stored.with_vocabulary(_vocabulary(from_format, source, given))
     with undone_on_error(target):
         if to_format == "huggingface":
             huggingface.write(stored, target, generator)
@@ -204,7 +208,7 @@ def _summary(source, target):
     rows += [
         ("tensors", f"{len(written.arrays)} here, {_count_tensors(to_format, directory)} there"),
         ("parameters", f"{written.num_parameters:,}"),
-        ("vocabulary", stored.vocab_file or "none"),
+        ("vocabulary", stored.vocabulary.path or "none"),
         ("written and read again", _difference(found, expected)),
     ]
     for (kind, each, path), ours in ((source, expected), (target, found)):
@@ -242,29 +246,34 @@ def _original_config(prefix, config):
     return read_json(path, "the config of an original checkpoint", original.Config), path
 
 
-def _vocabulary(from_format, source, vocab_file, lower_case):
-    """The vocabulary's path (None without one) and whether texts are lower-cased."""
-    if vocab_file and not os.path.exists(vocab_file):
-        raise UserError(f"{vocab_file} is not there: a vocabulary is expected.")
-    found, said = None, True
+def _vocabulary(from_format, source, given):
+    """The Vocabulary of the model: what is not None in `given`, the rest as in `source`."""
+    if given.path and not os.path.exists(given.path):
+        raise UserError(f"{given.path} is not there: a vocabulary is expected.")
+    found = Vocabulary()
     if from_format == "original":
         beside = os.path.join(os.path.dirname(source), vocabulary.VOCAB_FILE)
-        found = beside if os.path.exists(beside) else None
-    elif not (vocab_file and lower_case is not None):
+        found = Vocabulary(beside if os.path.exists(beside) else None)
+    elif not (given.path and given.lower_case is not None):
         try:
-            found, said = vocabulary.find(source)
-        except UserError as error:
+            found = stored_vocabulary.find(source)
+        except stored_vocabulary.NoVocabularyError as error:
             say(f"no vocabulary: {error}")
-    return vocab_file or found, said if lower_case is None else lower_case
+    lower_case, strip_accents = found.lower_case, found.strip_accents
+    if given.lower_case is not None:
+        lower_case, strip_accents = given.lower_case, None
+    if given.strip_accents is not None:
+        strip_accents = given.strip_accents
+    return Vocabulary(given.path or found.path, lower_case, strip_accents)
 
 
 def _write_original(stored, target, task):
-    if stored.vocab_file:
-        presets.check_vocabulary(stored.vocab_file, stored.model_config)
+    if stored.vocabulary.path:
+        presets.check_vocabulary(stored.vocabulary.path, stored.model_config)
     original.write(stored, os.path.join(target, CHECKPOINT), task)
     write_json(os.path.join(target, "config.json"), original.config_of(stored, task))
-    if stored.vocab_file:
-        shutil.copyfile(stored.vocab_file, os.path.join(target, vocabulary.VOCAB_FILE))
+    if stored.vocabulary.path:
+        vocabulary.copy(stored.vocabulary.path, os.path.join(target, vocabulary.VOCAB_FILE))
 
 
 def as_pretrainer(model):

@@ -38,6 +38,7 @@ flags.DEFINE_bool(
     "Default: true for electra, false for convbert.",
 )
 flags.DEFINE_bool("lower_case", True, "For uncased vocabularies: lower-case and strip accents.")
+flags.DEFINE_bool("strip_accents", None, "Default: as lower_case; no: lower-case alone.")
 flags.DEFINE_bool("deduplicate", False, "Leave out documents equal to an earlier one.")
 flags.DEFINE_integer("seed", 0, "Seed of the segments' random lengths.")
 flags.DEFINE_integer(
@@ -78,6 +79,7 @@ def main(_):
         segment_rule=FLAGS.segment_rule,
         keep_long_lines=FLAGS.keep_long_lines,
         lower_case=FLAGS.lower_case,
+        strip_accents=FLAGS.strip_accents,
         deduplicate=FLAGS.deduplicate,
         seed=FLAGS.seed,
         num_workers=FLAGS.num_workers,

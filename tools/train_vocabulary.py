@@ -17,6 +17,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string("output_file", None, "Vocabulary to write.", required=True)
 flags.DEFINE_integer("vocab_size", 30522, "Pieces, with the special ones.", lower_bound=100)
 flags.DEFINE_bool("lower_case", True, "For an uncased vocabulary: lower-case and strip accents.")
+flags.DEFINE_bool("strip_accents", None, "Default: as lower_case; no: lower-case alone.")
 flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1)
 
 
@@ -28,7 +29,9 @@ def main(_):
     texts = text_files.sample_texts(
         text_files.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000
     )
-    vocab = vocabulary_training.train_vocab(texts, FLAGS.vocab_size, FLAGS.lower_case)
+    vocab = vocabulary_training.train_vocab(
+        texts, FLAGS.vocab_size, FLAGS.lower_case, FLAGS.strip_accents
+    )
     vocabulary.save_vocab(FLAGS.output_file, vocab)
     console.say(f"{FLAGS.output_file}: {len(vocab):,} pieces.")
 

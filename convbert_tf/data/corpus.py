@@ -28,7 +28,7 @@ from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, MANIFEST
 from convbert_tf.files import write_bytes
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.text.vocabulary import file_content
+from convbert_tf.text.vocabulary import file_content, strips_accents
 
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
@@ -85,7 +85,9 @@ class ShardBuilder:
     def __init__(self, settings, output_dir):
         self._settings, self._output_dir = settings, output_dir
         self._tokenizer = WordPieceTokenizer(
-            os.path.join(output_dir, "vocab.txt"), lower_case=settings["lower_case"]
+            os.path.join(output_dir, "vocab.txt"),
+            settings["lower_case"],
+            settings["strip_accents"],
         )
         special = (self._tokenizer.cls_id, self._tokenizer.sep_id)
         self._cls, self._sep = (records.pack([token])[0] for token in special)
@@ -159,6 +161,7 @@ def build(
     segment_rule="electra",
     keep_long_lines=None,
     lower_case=True,
+    strip_accents=None,
     deduplicate=False,
     seed=0,
     num_workers=None,
@@ -180,6 +183,7 @@ def build(
         keep_long_lines: whether what does not fit into an example begins the next one. The original
             drops it: of Wikipedia, with a paragraph a line, more than a quarter. Default: True for
             "electra", False for "convbert".
+        lower_case, strip_accents: of texts, see WordPieceTokenizer.
         deduplicate: leave out documents equal to an earlier one. About 100 bytes of memory for
             each document, none of its text.
         num_workers: processes; default: one for each core this process may use, but no more than
@@ -222,6 +226,7 @@ def build(
         if keep_long_lines is None
         else keep_long_lines,
         "lower_case": lower_case,
+        "strip_accents": strips_accents(lower_case, strip_accents),
         "deduplicate": deduplicate,
         "seed": seed,
         "chunk_bytes": chunk_bytes,
@@ -263,6 +268,7 @@ def _earlier_shards(output_dir, settings, overwrite):
         with open(log, encoding="utf-8") as file:  # the last line may have been broken off
             lines = [json.loads(line) for line in file if line.endswith("\n")]
     earlier, accounts = (lines[0], lines[1:]) if lines else ({}, [])
+    earlier.setdefault("strip_accents", earlier.get("lower_case"))  # not in logs of old builds
     differing = [name for name, value in settings.items() if earlier.get(name) != value]
     if differing and shards and not overwrite:
         name = differing[0]

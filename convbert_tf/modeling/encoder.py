@@ -195,6 +195,8 @@ class ConvBertEncoder(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, preprocessor=None, lower_case=True, vocab_file=None):
+    def save_to_preset(
+        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
+    ):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, preprocessor, lower_case, vocab_file=vocab_file)
+        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)

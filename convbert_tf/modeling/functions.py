@@ -122,7 +122,7 @@ def activation(hidden_act):
     try:
         return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
     except ValueError as error:
-        raise UserError(f"hidden_act {hidden_act!r} is none of Keras's activations.") from error
+        raise UserError(f"hidden_act {hidden_act!r:.60} is none of Keras's activations.") from error
 
 
 # --- normalisation ---

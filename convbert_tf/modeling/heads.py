@@ -96,19 +96,25 @@ class _Head(keras.Model):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
     def save_to_preset(
-        self, directory, preprocessor=None, lower_case=True, vocab_file=None, **serving
+        self,
+        directory,
+        preprocessor=None,
+        lower_case=True,
+        strip_accents=None,
+        vocab_file=None,
+        **serving,
     ):
         """Writes a preset directory, from which the model can be loaded, trained and exported.
 
         Args:
-            directory, preprocessor, lower_case, vocab_file: as for storing.save.
+            directory, preprocessor, lower_case, vocab_file, strip_accents: as for storing.save.
             **serving: more options of `serving.export` that the model was trained with, say
                 max_score=5.0 or null_threshold=-1.5.
 
         Raises:
             UserError: as storing.save.
         """
-        storing.save(self, directory, preprocessor, lower_case, serving, vocab_file)
+        storing.save(self, directory, preprocessor, lower_case, serving, strip_accents, vocab_file)
         if preprocessor is None and vocab_file is None:
             say(
                 f"{directory} has no vocabulary, so it cannot be exported to serve texts: give "

@@ -53,8 +53,8 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
             f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
             "or question answerer can be served."
         )
-    vocab_file, lower_case = presets.vocabulary(directory)
-    presets.check_vocabulary(vocab_file, model)
+    vocabulary = presets.vocabulary(directory)
+    presets.check_vocabulary(vocabulary.path, model)
     given = {"max_seq_length": max_seq_length} | options
     options = {"max_seq_length": model.encoder.config.max_position_embeddings}
     options |= presets.serving(directory)
@@ -64,7 +64,7 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    server = kind(model, WordPieceTokenizer(vocab_file, lower_case), **options)
+    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
         with undone_on_error(partial):

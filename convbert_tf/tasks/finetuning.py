@@ -272,10 +272,10 @@ def run(experiment, allow_config_change=False):
     if not task.init_from or not options.model_dir:
         raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
     init_from = presets.fetch(task.init_from)
-    vocab_file, lower_case = presets.vocabulary(init_from)
+    vocab_file, *normalization = presets.vocabulary(init_from)
     strategy = strategies.set_up(options)
     same_config = checkpoints.save_config(experiment, options.model_dir, allow_config_change)
-    tokenizer = WordPieceTokenizer(vocab_file, lower_case)
+    tokenizer = WordPieceTokenizer(vocab_file, *normalization)
     work_dir = os.path.join(options.model_dir, "records")
     data = make_data(task, tokenizer, work_dir)
 
@@ -322,5 +322,6 @@ def run(experiment, allow_config_change=False):
         evaluator=evaluator,
     )
     preset_dir = os.path.join(options.model_dir, "preset")
-    presets.save(model, preset_dir, vocab_file, lower_case, data.serving())
+    lower_case, strip_accents = normalization
+    presets.save(model, preset_dir, vocab_file, lower_case, data.serving(), strip_accents)
     return results

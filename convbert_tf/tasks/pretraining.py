@@ -45,7 +45,9 @@ def run(experiment, allow_config_change=False):
     results = loop.fit(task, options, options.num_train_steps, strategy)
     if strategies.is_chief(strategy):
         preset_dir = os.path.join(options.model_dir, "preset")
-        model.save_to_preset(preset_dir, vocab_file, manifest["lower_case"])
+        # Manifests from before there was strip_accents have none: None is as lower_case.
+        normalization = (manifest["lower_case"], manifest.get("strip_accents"))
+        model.save_to_preset(preset_dir, vocab_file, *normalization)
         say(f"the model is in {preset_dir}")
     return results
 

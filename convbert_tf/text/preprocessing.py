@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.files import fetch
-from convbert_tf.text import vocabulary
+from convbert_tf.text import stored_vocabulary
 from convbert_tf.text.strings import as_strings
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
@@ -58,8 +58,8 @@ class TextPreprocessor:
             pair: whether texts come in pairs; None for what the preset tells.
         """
         directory = fetch(directory)
-        tokenizer = WordPieceTokenizer(*vocabulary.find(directory))
-        stored_length, stored_pair = vocabulary.find_serving(directory)
+        tokenizer = WordPieceTokenizer(*stored_vocabulary.find(directory))
+        stored_length, stored_pair = stored_vocabulary.find_serving(directory)
         length = (stored_length or 128) if max_seq_length is None else max_seq_length
         return cls(tokenizer, length, pair=stored_pair if pair is None else pair)
 

@@ -8,7 +8,7 @@ from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_li
 
 from convbert_tf.console import UserError
 from convbert_tf.text.characters import Normalizer
-from convbert_tf.text.vocabulary import SPECIAL_TOKENS
+from convbert_tf.text.vocabulary import SPECIAL_TOKENS, strips_accents
 
 # What FastWordpieceTokenize splits off by itself, as the inside of a class of `re`.
 _SPLIT_OFF = (
@@ -17,18 +17,20 @@ _SPLIT_OFF = (
 )
 
 
-def train_vocab(texts, vocab_size, lower_case=True):
+def train_vocab(texts, vocab_size, lower_case=True, strip_accents=None):
     """Learns a WordPiece vocabulary with TF Text's trainer on words split as the tokenizer does.
 
     The trainer keeps the pieces that occur at least so often; a threshold is sought that gives
     slightly more than `vocab_size`, and the rarest pieces are cut: the size is met exactly, unless
     `texts` (iterable of str) have fewer pieces to offer. The result depends only on their words'
-    counts. 5 MB of English take some seconds, the trainer most of them.
+    counts. 5 MB of English take some seconds, the trainer most of them. `lower_case` and
+    `strip_accents` as for WordPieceTokenizer.
 
     Returns: list of str: [PAD] [UNK] [CLS] [SEP] [MASK], single characters, the rest by frequency.
     Raises UserError: the texts hold no word, or `vocab_size` does not even hold their alphabet.
     """
-    words = sorted(_count_words(texts, lower_case).items(), key=lambda item: (-item[1], item[0]))
+    normalizer = Normalizer(lower_case, strips_accents(lower_case, strip_accents))
+    words = sorted(_count_words(texts, normalizer).items(), key=lambda item: (-item[1], item[0]))
     if not words:
         raise UserError("no words to learn a vocabulary from: the texts are empty.")
     # By Zipf's law there are about 1.2 times as many pieces as words that are as frequent, and
@@ -70,9 +72,9 @@ def _learn(words, threshold, vocab_size):
     return [piece for piece in vocab if not useless.fullmatch(piece)]
 
 
-def _count_words(texts, lower_case):
+def _count_words(texts, normalizer):
     """Counter of the words of `texts`, as the tokenizer would split them."""
-    normalizer, chunks = Normalizer(lower_case), collections.Counter()
+    chunks = collections.Counter()
     texts = (text.encode("utf-8", "ignore") for text in texts)
     while batch := list(itertools.islice(texts, 256)):
         chunks.update(b" ".join(normalizer.normalize(batch).numpy()).decode("utf-8").split(" "))

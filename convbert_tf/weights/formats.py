@@ -1,7 +1,7 @@
 """Which format a stored model has: `read` gives its Stored, whatever it is."""
 
 from convbert_tf.files import fetch
-from convbert_tf.text import vocabulary as vocabularies
+from convbert_tf.text import stored_vocabulary
 from convbert_tf.weights import huggingface, presets
 
 
@@ -22,8 +22,8 @@ def read(source):
     return presets.read(directory)
 
 
-# Path of the vocabulary that goes with a source, and whether its texts are lower-cased.
-vocabulary, vocab_file = vocabularies.find, vocabularies.vocab_file
+# The Vocabulary that goes with a source, and the path of a preset's.
+vocabulary, vocab_file = stored_vocabulary.find, stored_vocabulary.vocab_file
 
 
 def serving(source):

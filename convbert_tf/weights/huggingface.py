@@ -13,7 +13,6 @@ class says which head it has:
 
 import dataclasses
 import os
-import shutil
 from typing import Required, TypedDict
 
 import numpy as np
@@ -22,6 +21,7 @@ from convbert_tf import schema
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
+from convbert_tf.text import vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights, write_safetensors
 from convbert_tf.weights.presets import check_vocabulary, replacing
@@ -187,8 +187,8 @@ def _check_tied(values, stored, head_weight, path):
 def _check_masked_lm(config):
     if config.hidden_act != "gelu":
         raise UserError(
-            f"hidden_act {config.hidden_act!r}: Hugging Face's masked LM head has gelu whatever "
-            "hidden_act is, the original's head has hidden_act."
+            f"hidden_act {config.hidden_act!r:.60}: Hugging Face's masked LM head has gelu "
+            "whatever hidden_act is, the original's head has hidden_act."
         )
 
 
@@ -229,7 +229,7 @@ def _check_config(config):
         )
     if config.hidden_act not in ACTIVATIONS:
         raise UserError(
-            f"hidden_act {config.hidden_act!r} is not known on both sides; these are: "
+            f"hidden_act {config.hidden_act!r:.60} is not known on both sides; these are: "
             f"{', '.join(ACTIVATIONS)}."
         )
     if config.conv_type != "sdconv" or config.mask_convolution:
@@ -321,12 +321,13 @@ def write(stored, directory, generator=False):
             os.path.join(partial, WEIGHT_FILES[0]),
             ((name.removeprefix(prefix), value) for name, value in weights),
         )
-        if stored.vocab_file:
-            check_vocabulary(stored.vocab_file, config)
-            shutil.copyfile(stored.vocab_file, os.path.join(partial, "vocab.txt"))
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, config)
+            vocabulary.copy(stored.vocabulary.path, os.path.join(partial, "vocab.txt"))
             options = {
                 "tokenizer_class": "ConvBertTokenizer",
-                "do_lower_case": stored.lower_case,
+                "do_lower_case": stored.vocabulary.lower_case,
+                "strip_accents": stored.vocabulary.strips_accents,
                 "model_max_length": config.max_position_embeddings,
             }
             write_json(os.path.join(partial, "tokenizer_config.json"), options)
@@ -366,7 +367,7 @@ def masked_lm(stored):
         place = name.replace("discriminator/", "generator/") if own else name
         # Tied embeddings are the discriminator's.
         new.arrays[name] = stored.arrays[place if place in stored.arrays else name]
-    return new.with_vocabulary(stored.vocab_file, stored.lower_case)
+    return new.with_vocabulary(stored.vocabulary)
 
 
 def _with_hidden_layer(stored):

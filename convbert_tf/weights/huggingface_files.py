@@ -48,7 +48,11 @@ class _Index(TypedDict, total=False):
 
 def _shards(index):
     """Names of the files that an index lists."""
-    return sorted(set(read_json(index, "an index of shards", _Index)["weight_map"].values()))
+    shards = sorted(set(read_json(index, "an index of shards", _Index)["weight_map"].values()))
+    for shard in shards:
+        if len(os.fsencode(shard)) > 255:
+            raise UserError(f"{index}: {shard!r:.40}... is too long for the name of a file.")
+    return shards
 
 
 def _guarded_array(path, array):

@@ -13,7 +13,6 @@ import contextlib
 import glob
 import os
 import re
-import shutil
 import tempfile
 from typing import Required, TypedDict
 
@@ -22,7 +21,9 @@ import h5py
 from convbert_tf import schema
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import is_address, read_json, sha256, undone_on_error, write_json
-from convbert_tf.text.vocabulary import VOCAB_FILE, check_hash, load_vocab
+from convbert_tf.text import vocabulary
+from convbert_tf.text.stored_vocabulary import check_hash
+from convbert_tf.text.vocabulary import VOCAB_FILE, Vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.stored import KINDS, Array, Stored, as_weights
 
@@ -34,6 +35,7 @@ _Description = TypedDict(
         "class": Required[str],
         "config": Required[dict],
         "lower_case": Required[bool],
+        "strip_accents": bool,  # presets of before have none: as lower_case
         "weights_sha256": Required[str],
         "sha256": dict[str, str],  # by file; presets of before have none
         "serving": dict,
@@ -78,23 +80,24 @@ def write(stored, directory):
                 f"A {stored.kind} of convbert_tf with {stored.num_parameters:,} parameters; load "
                 f"it with `convbert_tf.{stored.kind}.from_preset(directory)`.\n"
             )
-        if stored.vocab_file:
-            check_vocabulary(stored.vocab_file, stored.model_config)
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, stored.model_config)
             copy = os.path.join(partial, VOCAB_FILE)
-            shutil.copyfile(stored.vocab_file, copy)
+            vocabulary.copy(stored.vocabulary.path, copy)
             hashes[VOCAB_FILE] = sha256(copy)
         description = {
             "format": FORMAT,
             "class": stored.kind,
             "config": stored.config,
-            "lower_case": stored.lower_case,
+            "lower_case": stored.vocabulary.lower_case,
+            "strip_accents": stored.vocabulary.strips_accents,
             "weights_sha256": hashes[WEIGHTS_FILE],
             "sha256": hashes,
             "serving": stored.serving,
         }
         write_json(os.path.join(partial, CONFIG_FILE), description)
         _read_back(partial, directory)
-        if not stored.vocab_file:
+        if not stored.vocabulary.path:
             _remove_vocabulary(directory)
 
 
@@ -133,8 +136,11 @@ def replacing(directory):
 
 
 def check_vocabulary(vocab_file, model_config):
-    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for."""
-    pieces = len(load_vocab(vocab_file))
+    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for.
+
+    A line of the file is an id, also where its piece is repeated further down.
+    """
+    pieces = len(vocabulary.read_pieces(vocab_file))
     if pieces > model_config.vocab_size:
         raise UserError(
             f"{vocab_file} has {pieces:,} pieces, the model {model_config.vocab_size:,}: it is "
@@ -180,8 +186,11 @@ def read(directory):
     stored = Stored(
         description["class"],
         description["config"],
-        vocab_file=vocab_file if os.path.exists(vocab_file) else None,
-        lower_case=description["lower_case"],
+        vocabulary=Vocabulary(
+            vocab_file if os.path.exists(vocab_file) else None,
+            description["lower_case"],
+            description["strip_accents"],
+        ),
         serving=description.get("serving", {}),
     )
     stored.check_config(os.path.join(directory, CONFIG_FILE))
@@ -250,6 +259,7 @@ def describe(directory):
             "an original or Hugging Face checkpoint."
         )
     schema.check(description, _Description, os.path.join(directory, CONFIG_FILE))
+    description.setdefault("strip_accents", description["lower_case"])
     if description["format"] > FORMAT:
         raise UserError(
             f"{directory} was written in format {description['format']}, this version reads up to "

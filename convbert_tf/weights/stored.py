@@ -9,6 +9,7 @@ import numpy as np
 from convbert_tf import schema
 from convbert_tf.config import ModelConfig, PretrainingConfig, check_length
 from convbert_tf.console import UserError
+from convbert_tf.text.vocabulary import Vocabulary
 
 # A beam of a question answerer is a table of its square for every input.
 _LARGEST_BEAM = 1000
@@ -108,16 +109,14 @@ class Stored:
         kind: name of the class, one of KINDS.
         config: what the class's `get_config` gives.
         arrays: name -> Array, the names and shapes those of `names.shapes(self)`.
-        vocab_file: path of its vocabulary, or None.
-        lower_case: whether texts are lower-cased before they are tokenised.
+        vocabulary: its Vocabulary, whose path is None where it has none.
         serving: options of `serving.export` that the model was trained with.
     """
 
     kind: str
     config: dict
     arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
-    vocab_file: str | None = None
-    lower_case: bool = True
+    vocabulary: Vocabulary = Vocabulary()
     serving: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -151,8 +150,8 @@ class Stored:
         config = {"config": self.model_config.to_dict()}
         return dataclasses.replace(self, kind="ConvBertEncoder", config=config, arrays=own)
 
-    def with_vocabulary(self, vocab_file, lower_case):
-        return dataclasses.replace(self, vocab_file=vocab_file, lower_case=lower_case)
+    def with_vocabulary(self, vocabulary):
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def check_config(self, where):
         """Refuses a config that describes no model of the kind; `where` names its file."""

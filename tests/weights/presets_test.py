@@ -81,7 +81,8 @@ def test_there_and_back(tmp_path, kind):
     assert sorted(os.listdir(tmp_path / "preset")) == files
     assert presets.vocab_file(tmp_path / "preset") == str(tmp_path / "preset" / "vocab.txt")
     assert (tmp_path / "preset" / "vocab.txt").read_text() == VOCABULARY
-    assert presets.describe(tmp_path / "preset")["lower_case"] is False
+    description = presets.describe(tmp_path / "preset")
+    assert (description["lower_case"], description["strip_accents"]) == (False, False)
     assert type(model).__name__ in (tmp_path / "preset" / "README.md").read_text()
 
 
