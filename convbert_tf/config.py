@@ -26,7 +26,7 @@ def _require_one_of(config, name, *choices):
     value, shown = getattr(config, name), f"one of {', '.join(choices)}"
     if len(choices) == 2:
         shown = f"{choices[0]!r} or {choices[1]!r}"
-    _require(value in choices, f"{name} must be {shown}, got {value!r}.")
+    _require(value in choices, f"{name} must be {shown}, got {value!r:.60}.")
 
 
 def _require_not_negative(config, names):

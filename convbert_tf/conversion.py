@@ -5,7 +5,6 @@ wing weights/; models are built for the probe alone.
 """
 
 import gc
-import glob
 import importlib.util
 import os
 
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError, say
-from convbert_tf.files import fetch, read_json, write_json
+from convbert_tf.files import fetch, is_address, read_json, undone_on_error, write_json
 from convbert_tf.modeling import huggingface as huggingface_models
 from convbert_tf.modeling import storing
 from convbert_tf.modeling.presets import build
@@ -175,18 +174,19 @@ def convert(
         stored = storing.describe(as_pretrainer(build(stored)))
     given = Vocabulary(vocab_file, lower_case, strip_accents)
     stored = stored.with_vocabulary(_vocabulary(from_format, source, given))
-    if to_format == "huggingface":
-        huggingface.write(stored, target, generator)
-    elif to_format == "preset":
-        if optimizer:
-            _write_run(stored, source, target)
-        presets.write(stored, target)
-    else:
-        _write_original(stored, target, task)
-    return _summary(
-        (from_format, huggingface.masked_lm(stored) if generator else stored, source),
-        (to_format, _read(target, None)[1], target),
-    )
+    with undone_on_error(target):
+        if to_format == "huggingface":
+            huggingface.write(stored, target, generator)
+        elif to_format == "preset":
+            if optimizer:
+                _write_run(stored, source, target)
+            presets.write(stored, target)
+        else:
+            _write_original(stored, target, task)
+        return _summary(
+            (from_format, huggingface.masked_lm(stored) if generator else stored, source),
+            (to_format, _read(target, None)[1], target),
+        )
 
 
 def _check_options(from_format, to_format, generator, optimizer):
@@ -220,9 +220,12 @@ def _summary(source, target):
 
 def _read(source, config):
     """Format, Stored and local path of `source`."""
-    prefix = _checkpoint_prefix(source)
+    prefix = None
+    if not is_address(source) and not presets.is_described(source):
+        prefix = original.find(source)
     if prefix:
-        return "original", original.read(prefix, _original_config(prefix, config))[0], prefix
+        values, where = _original_config(prefix, config)
+        return "original", original.read(prefix, values, where)[0], prefix
     if config:
         raise UserError(f"{source} is no checkpoint of the original: it takes no config.")
     directory = fetch(source)
@@ -231,35 +234,17 @@ def _read(source, config):
     return "preset", presets.read(directory), directory
 
 
-def _checkpoint_prefix(source):
-    """`source` or what is in it, if that is a checkpoint of the original; else None."""
-    source = str(source)
-    if os.path.exists(f"{source}.index"):
-        return source
-    if not presets.is_original(source):
-        return None
-    found = glob.glob(os.path.join(glob.escape(source), "*.ckpt*.index"))
-    prefixes = sorted(path.removesuffix(".index") for path in found)
-    if len(prefixes) > 1:
-        prefixes = [tf.train.latest_checkpoint(source)]
-        if prefixes == [None]:
-            raise UserError(f"{source} holds several checkpoints: name one, without its suffix.")
-    return prefixes[0]
-
-
 def _original_config(prefix, config):
+    """The config of the checkpoint at `prefix`, and what names it in messages."""
     if config in SIZES:
-        return original.pretraining_config(getattr(ModelConfig, config)())
+        return original.pretraining_config(getattr(ModelConfig, config)()), config
     path = config or os.path.join(os.path.dirname(prefix), "config.json")
     if not os.path.exists(path):
         raise UserError(
             f"{prefix} does not tell its architecture: give --config, a JSON file of the "
             f"original's hyper-parameters or one of {', '.join(SIZES)}."
         )
-    values = read_json(path, "the config of an original checkpoint")
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no config of an original checkpoint.")
-    return values
+    return read_json(path, "the config of an original checkpoint", original.Config), path
 
 
 def _vocabulary(from_format, source, given):

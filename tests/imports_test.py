@@ -13,12 +13,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("convbert_tf", "configs", "tools", "tests")
 
-BASE = {"config", "console", "files"}
+BASE = {"config", "console", "files", "schema"}
 # Wing -> the wings that its modules may import, besides each other; in the order of the data.
 WINGS = {
     "console": set(),
-    "files": {"console"},
-    "config": {"console", "files"},
+    "schema": {"console"},
+    "files": {"console", "schema"},
+    "config": {"console", "files", "schema"},
     "text": BASE,
     "data": BASE | {"text"},
     "weights": BASE | {"text"},
@@ -223,7 +224,8 @@ LOOP = "convbert_tf/training/loop.py"
 TREE = {
     PUBLIC: f"import importlib\n_MODULES = {{}}\ndef f(name):\n    {LOAD}\n",
     CONSOLE: f"def load_tensorflow():\n    {LOAD}\ndef call(name):\n    {LOAD}\n",
-    FILES: "from convbert_tf import console\n",
+    "convbert_tf/schema.py": "from convbert_tf import console\n",
+    FILES: "from convbert_tf import schema\n",
     CONFIG: "from convbert_tf.files import read\n",
     VOCABULARY: "import convbert_tf.console\n",
     WORDS: "import tensorflow\nfrom convbert_tf.text import vocabulary\n",

@@ -283,9 +283,11 @@ class ConvBertPretrainer(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True, strip_accents=None):
+    def save_to_preset(
+        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
+    ):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case, strip_accents=strip_accents)
+        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)
 
 
 def counts(outputs, features, masked):

@@ -6,13 +6,12 @@ They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving
 
 import inspect
 import os
-import shutil
 
 import tensorflow as tf
 
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError, reason
-from convbert_tf.files import write_json
+from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.serving.inference import freeze
@@ -68,13 +67,12 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     server = kind(model, WordPieceTokenizer(*vocabulary), **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
-        tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-        write_json(os.path.join(partial, "signature.json"), server.describe())
-        os.replace(partial, output_dir)
+        with undone_on_error(partial):
+            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+            write_json(os.path.join(partial, "signature.json"), server.describe())
+            os.replace(partial, output_dir)
     except tf.errors.OpError as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class ClassifierServer(tf.Module):

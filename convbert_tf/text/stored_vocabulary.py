@@ -11,9 +11,10 @@ import re
 import reprlib
 import shutil
 import tempfile
+from typing import TypedDict
 
 from convbert_tf.console import UserError
-from convbert_tf.files import fetch, read_json, write_bytes
+from convbert_tf.files import fetch, read_json, sha256, write_bytes
 from convbert_tf.text.vocabulary import (
     SPECIAL_TOKENS,
     VOCAB_FILE,
@@ -74,7 +75,46 @@ def find(source):
     if not isinstance(lower_case, bool):
         raise UserError(f"{directory} is no preset: its config.json has no lower_case.")
     strip_accents = _bool(config_file, settings, "strip_accents")  # old presets have none
+    hashes = settings.get("sha256")
+    if isinstance(hashes, dict) and VOCAB_FILE in hashes:  # nor these
+        check_hash(directory, VOCAB_FILE, hashes)
     return Vocabulary(vocab_file(directory), lower_case, strips_accents(lower_case, strip_accents))
+
+
+class _Serving(TypedDict, total=False):
+    max_seq_length: int
+    pair: bool
+
+
+class _Settings(TypedDict, total=False):
+    """What a config.json may tell of the texts that the model was trained on (see schema.py)."""
+
+    serving: _Serving
+
+
+def find_serving(directory):
+    """The `max_seq_length` and `pair` that a preset was trained with; None for what is not told."""
+    path = os.path.join(directory, "config.json")
+    serving = read_json(path, "the config of a model", _Settings).get("serving", {})
+    return serving.get("max_seq_length"), serving.get("pair")
+
+
+def check_hash(directory, name, hashes):
+    """Refuses a preset whose file `name` is not the one that its config.json was written for.
+
+    Args:
+        directory: of the preset.
+        name: of the file.
+        hashes: SHA-256 by name, as in the config.json.
+    """
+    path = os.path.join(directory, name)
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is not there: the preset is incomplete.")
+    if sha256(path) != hashes[name]:
+        raise UserError(
+            f"{path} is not the file that config.json was written for (its hash differs): the "
+            "preset is damaged or was edited; copy or make it again."
+        )
 
 
 def vocab_file(directory):

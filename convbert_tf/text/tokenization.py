@@ -15,6 +15,7 @@ import tensorflow_text as tf_text
 
 from convbert_tf.console import UserError
 from convbert_tf.text.characters import Normalizer
+from convbert_tf.text.strings import as_strings
 from convbert_tf.text.vocabulary import SPECIAL_TOKENS, ids_of, load_vocab, strips_accents
 
 MAX_WORD_CHARS = 200  # a longer word is [UNK], as in the reference
@@ -61,6 +62,7 @@ class WordPieceTokenizer(tf.Module):
 
     def tokenize(self, strings):
         """Ids of `strings` [B] (UTF-8; other bytes are ignored): a RaggedTensor [B, None] int32."""
+        strings = as_strings(strings, "strings")
         ids, _, _ = self._split(self._normalizer.normalize(strings))
         return ids
 
@@ -73,18 +75,21 @@ class WordPieceTokenizer(tf.Module):
           dropped characters around it. Several pieces of one character (Hangul is taken apart)
           have the same span.
         """
+        strings = as_strings(strings, "strings")
         text, spans = self._normalizer.normalize_with_offsets(strings)
         ids, starts, ends = self._split(text)
         starts, ends = spans(ids.value_rowids(), starts.values, ends.values)
         return ids, ids.with_values(starts), ids.with_values(ends)
 
     def detokenize(self, ids):
-        """Text of `ids` [B, None], ragged or dense: strings [B], words separated by a blank.
+        """Text of `ids` [B, None], a tensor or lists: strings [B], words separated by a blank.
 
         "##" pieces are joined to the piece before; [PAD], [CLS] and [SEP] are left out. Any line
         of a repeated piece stands for it.
         """
-        if not isinstance(ids, tf.RaggedTensor):
+        if isinstance(ids, list | tuple):
+            ids = _ragged_ids(ids)
+        elif not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
         silent = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
         spoken = tf.reduce_all(ids.values[:, None] != silent, axis=1)
@@ -118,3 +123,11 @@ class WordPieceTokenizer(tf.Module):
 
         first = first[:, None]
         return splice(ids, long[0]), splice(starts, long[1] + first), splice(ends, long[2] + first)
+
+
+def _ragged_ids(ids):
+    """Lists of ids, one a text, as a RaggedTensor; empty ones are ids too, and not floats."""
+    try:
+        return tf.ragged.constant(ids, tf.int32, ragged_rank=1, inner_shape=())
+    except (TypeError, ValueError) as error:
+        raise UserError("ids must be a list of lists of whole numbers, one list a text.") from error
