@@ -1,6 +1,7 @@
 """SavedModels against the same model offline: same tokens, same answers, same bytes."""
 
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -21,6 +22,7 @@ from convbert_tf.serving import saved_model
 from convbert_tf.tasks import finetuning, glue, squad, squad_decoding
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from tests.tools_test import run_tool
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
@@ -287,6 +289,18 @@ def test_a_saved_classifier_needs_no_more_to_be_exported(folder, tmp_path):
     preprocessor = TextPreprocessor.from_preset(tmp_path / "preset")
     scores = np.clip(model.predict(preprocessor(first, second), verbose=0)[:, 0], 0, 1) * 5
     np.testing.assert_allclose(serve(text_a=first, text_b=second)["score"], scores, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_utf_8_is_shown_escaped(folder, tmp_path):
+    serving.export(str(folder / "answers"), str(tmp_path / "1"), **WINDOWS)
+    context = os.fsdecode(b"the c\xffat")
+    process = run_tool("ask", f"--saved_model={tmp_path}/1", "--question=", f"--context={context}")
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    answer = json.loads(process.stdout)
+    start, end = answer["start"], answer["end"]
+    expected = b"the c\xffat"[start:end].decode("utf-8", "backslashreplace")
+    assert answer["answer"] == expected
 
 
 def test_nothing_is_left_of_an_export_that_fails(folder, tmp_path, monkeypatch):

@@ -336,7 +336,7 @@ def test_a_file_of_a_checkpoint_is_no_prefix(checkpoint, suffix):
     with pytest.raises(UserError, match=r"file of a checkpoint: give its prefix, .*ckpt-100\.$"):
         conversion.convert(path, checkpoint.parent / "out")
     with pytest.raises(UserError, match="give its prefix"):
-        conversion.load_original(path, goldens.config(PRETRAINING[0]))
+        conversion.load_original(path, {"encoder": tiny().to_dict()})
     (checkpoint / "model.ckpt-100.index").unlink()
     for path in (f"{checkpoint}/model.ckpt-100.data-00000-of-00001", checkpoint):
         with pytest.raises(UserError, match="whose model.ckpt-100.index is missing"):
