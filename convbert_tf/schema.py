@@ -91,7 +91,7 @@ def _is(value, plain):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(value, int):
-            return plain is float or abs(value) <= _LARGEST
+            return abs(value) <= _LARGEST
         return math.isfinite(value) and (plain is float or value.is_integer())
     if plain is str and isinstance(value, str):
         return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -43,6 +43,7 @@ def test_what_is_right_passes():
         ({"size": {"width": 1.5}}, r"size.width must be a whole number, not 1.5\."),
         ({"size": {"width": True}}, "size.width must be a whole number, not true."),
         ({"size": {"width": 10**400}}, r"size.width must be a whole number, not 1000*\.\.\."),
+        ({"size": {"share": 10**400}}, r"size.share must be a finite number, not 1000*\.\.\."),
         ({"size": {"share": "0.5"}}, 'size.share must be a finite number, not "0.5".'),
         ({"size": {"share": float("nan")}}, "size.share must be a finite number, not NaN."),
         ({"size": {"share": 1e999}}, "size.share must be a finite number, not Infinity."),
