@@ -20,6 +20,7 @@ _SPLIT_OFF = (
     r"!-/:-@\[-`{-~\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
     r"\U0002a700-\U0002b73f\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f"
 )
+_RARE = 0.0003  # share of a text's characters: the rarest, up to it, give way to longer pieces
 _ALPHABET = 100  # characters that every vocabulary must hold, if the texts have so many
 # Longer words are cut. The trainer counts all parts of a word, so its time and memory grow with the
 # square of the length; the second length is for texts that are mostly such words.
@@ -35,10 +36,10 @@ def train_vocab(texts, vocab_size, lower_case=True):
 
     The trainer keeps the pieces that occur at least so often; a threshold is sought that gives
     slightly more than `vocab_size`, and the rarest pieces are cut: the size is met exactly, unless
-    `texts` (iterable of str) have fewer pieces to offer. Characters come before longer pieces: one
-    is left out only if it occurs less often than a quarter of the threshold, or if no place is
-    left; one line says which. Words of over 50 characters are learned from in parts. The result
-    depends only on the words' counts. 5 MB of English take some seconds, the trainer most of them.
+    `texts` (iterable of str) have fewer pieces to offer. Characters come before longer pieces, but
+    for the rarest, 0.03% of the text; a line says what was left out. Words of over 50 characters
+    are learned from in parts. The result depends only on the words' counts. 5 MB of English take
+    some seconds, the trainer most of them.
 
     Returns: list of str: [PAD] [UNK] [CLS] [SEP] [MASK], single characters, the rest by frequency.
     Raises UserError: the texts hold no word, or `vocab_size` does not even hold their alphabet.
@@ -51,7 +52,7 @@ def train_vocab(texts, vocab_size, lower_case=True):
     high, excess, vocabs = max(low, sum(count for _, count in parts)), 0.0, []
     while low <= high and not 1 <= excess <= 1.1:
         threshold = min(max(threshold, low), high)
-        vocabs.append(_learn(parts, most, threshold, characters.allowed(threshold)))
+        vocabs.append(_learn(parts, most, threshold, characters))
         excess = len(vocabs[-1]) / vocab_size
         low, high = (threshold + 1, high) if excess > 1 else (low, threshold - 1)
         # The number of pieces falls as threshold^-0.65.
@@ -96,15 +97,17 @@ class _Characters:
                 f"{alphabet} most frequent characters alone take {places[alphabet - 1]}."
             )
 
-    def allowed(self, threshold):
-        """The characters that come before pieces which occur `threshold` times.
+    def needed(self, threshold):
+        """The characters that a vocabulary of pieces that occur `threshold` times must hold."""
+        rest = np.cumsum(list(self._counts.values())[::-1])[::-1]  # of each and all that are rarer
+        # With a low threshold there is place for all.
+        number = len(rest) if threshold <= 2 else int(np.sum(rest > _RARE * rest[0]))
+        return set(itertools.islice(self._counts, min(number, self._most)))
 
-        A missing piece costs some tokens, a missing character makes whole words [UNK]; hence four
-        times the weight.
-        """
-        frequent = sum(4 * count >= threshold for count in self._counts.values())
-        number = min(max(frequent, self._least), self._most)
-        return set(itertools.islice(self._counts, number))
+    def allowed(self, threshold):
+        """The characters of words to learn from: rarer ones, too, if the words are frequent."""
+        common = set(itertools.islice(self._counts, min(self._least, self._most)))
+        return common | self.needed(threshold)
 
     def report(self, vocab):
         """Says which characters are not in `vocab`, if any."""
@@ -144,20 +147,22 @@ def _cut(words, longest):
     return sorted(parts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _learn(words, most, threshold, allowed):
-    """The special tokens, the `allowed` characters and the pieces that occur `threshold` times.
+def _learn(words, most, threshold, characters):
+    """The special tokens, characters, and the pieces that occur `threshold` times.
 
-    Of `words`, the first `most` of only such characters are learned from.
+    Of `words`, the first `most` that are of allowed characters only are learned from.
     """
-    words = learner.filter_input_words(words, {*allowed, _CONTINUED}, most)
+    allowed = characters.allowed(threshold) | {_CONTINUED}
+    words = learner.filter_input_words(words, allowed, most)
+    chars = characters.needed(threshold).union(*(word for word, _ in words)) - {_CONTINUED}
     params = learner.Params(
         upper_thresh=threshold,
         lower_thresh=threshold,
         num_iterations=4,
         max_input_tokens=most,
         max_token_length=_WORD_CHARS,
-        max_unique_chars=len(allowed),
-        vocab_size=None,  # as the slack, for a search that is not used here
+        max_unique_chars=None,
+        vocab_size=None,  # these are for parts of the trainer that are not used here
         slack_ratio=None,
         include_joiner_token=True,
         joiner="##",
@@ -166,12 +171,12 @@ def _learn(words, most, threshold, allowed):
     pieces = learner.learn_with_thresh(words, threshold, params)[len(SPECIAL_TOKENS) :]
     # The trainer makes a continuation of each character; what is split off never is one.
     useless = re.compile(f"##[{_SPLIT_OFF}]|.*{_CONTINUED}.*")
-    pieces = [piece for piece in pieces if piece not in allowed and not useless.fullmatch(piece)]
+    pieces = [piece for piece in pieces if piece not in chars and not useless.fullmatch(piece)]
     # Characters that occur in none of the words given to the trainer.
-    inside = [f"##{char}" for char in sorted(allowed)]
+    inside = [f"##{char}" for char in sorted(chars)]
     known = set(pieces)
     rare = [piece for piece in inside if piece not in known and not useless.fullmatch(piece)]
-    return [*SPECIAL_TOKENS, *sorted(allowed), *pieces, *rare]
+    return [*SPECIAL_TOKENS, *sorted(chars), *pieces, *rare]
 
 
 def _count_words(texts, lower_case):
@@ -196,13 +201,15 @@ def _report_unknown(vocab, words):
     for start in range(0, len(words), 65536):
         batch = words[start : start + 65536]
         ids = tokenizer.tokenize([word for word, _ in batch])
+        rows = ids.value_rowids().numpy()[ids.values.numpy() == unknown_id]
         lengths = ids.row_lengths().numpy()
-        first = tf.gather(ids.values, ids.row_starts()).numpy()
-        for (word, count), length, token in zip(batch, lengths, first, strict=True):
-            whole = token == unknown_id or len(word) > MAX_WORD_CHARS
-            num_tokens += count * (1 if whole else int(length))
-            if whole:
-                unknown[word] += count
+        wrong = np.bincount(rows, minlength=len(batch))
+        for (word, count), length, unknowns in zip(batch, lengths, wrong, strict=True):
+            if len(word) > MAX_WORD_CHARS:
+                length = unknowns = 1
+            num_tokens += count * int(length)
+            if unknowns:
+                unknown[word] += count * int(unknowns)
     warn_unknown(sum(unknown.values()), num_tokens, unknown, "a larger vocab_size holds more")
 
 
