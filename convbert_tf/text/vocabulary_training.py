@@ -79,7 +79,7 @@ class _Characters:
     """
 
     def __init__(self, words, vocab_size):
-        counts = collections.Counter()
+        self._vocab_size, counts = vocab_size, collections.Counter()
         for word, count in words:
             for char in word:
                 counts[char] += count
@@ -100,8 +100,10 @@ class _Characters:
     def needed(self, threshold):
         """The characters that a vocabulary of pieces that occur `threshold` times must hold."""
         rest = np.cumsum(list(self._counts.values())[::-1])[::-1]  # of each and all that are rarer
-        # With a low threshold there is place for all.
-        number = len(rest) if threshold <= 2 else int(np.sum(rest > _RARE * rest[0]))
+        number = int(np.sum(rest > _RARE * rest[0]))
+        # With a low threshold there is place for all, and a few more take little.
+        if threshold <= 2 or 2 * (len(rest) - number) <= self._vocab_size / 100:
+            number = len(rest)
         return set(itertools.islice(self._counts, min(number, self._most)))
 
     def allowed(self, threshold):
