@@ -372,7 +372,8 @@ class PretrainingTask:
         model: ConvBertPretrainer.
         special_tokens: masking.SpecialTokens.
         train_dataset: (start_step, input_context) -> dataset of per-replica batches with
-            `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T].
+            `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T]; takes
+            start_record too, see training/trainer.py.
         eval_dataset: (input_context) -> dataset of the same, or None.
         explain: turns an error of reading into a UserError where it can; see training.
         damaged: a container of the damaged records that were left out so far, which the metrics

@@ -80,6 +80,11 @@ def _check_change(changed, model_dir, experiment, allow_change):
         )
     for change in changed:
         section, key = change.partition(":")[0].split(".")
+        if (section, key) == ("training", "batch_size") and hasattr(experiment, "task"):
+            raise UserError(
+                f"{model_dir} holds a fine-tuning run in the middle of its epochs, which are cut "
+                f"into batches ({change}): choose another model_dir, or the earlier batch_size."
+            )
         if (section == "model" and key not in _FREE) or key in _HEADS.get(section, ()):
             raise UserError(
                 f"{model_dir} holds a run of another model ({change}), which cannot go on as this "
@@ -109,12 +114,17 @@ def _latest_in(directory):
     return found
 
 
-def state(model, optimizer, global_step):
-    """All state of a run, as its checkpoints hold it: weights and optimiser by path, step."""
+def state(model, optimizer, global_step, records_seen=None):
+    """All state of a run, as its checkpoints hold it: weights and optimiser by path, place.
+
+    Without `records_seen`, a run goes on behind as many batches as it has taken steps.
+    """
+    place = {} if records_seen is None else {"records_seen": records_seen}
     return tf.train.Checkpoint(
         model={variable.path: variable.value for variable in model.weights},
         optimizer={variable.path: variable.value for variable in optimizer.variables},
         global_step=global_step,
+        **place,
     )
 
 

@@ -186,6 +186,30 @@ def test_a_second_process_on_a_run_touches_nothing(data_dir, tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["ckpt-3_temp"]
 
 
+def test_another_batch_size_goes_on_at_the_record_where_the_run_stopped(data_dir, tmp_path):
+    places = []
+
+    def train(stop, batch_size):
+        options = make_options(tmp_path, batch_size=batch_size, num_train_steps=stop)
+        strategy = strategies.set_up(options)
+        task = make_task(data_dir, strategy, evaluate=False, batch_size=batch_size)
+        dataset = task.train_dataset
+        task.train_dataset = lambda step, context, **place: (
+            places.append((step, place)) or dataset(step, context, **place)
+        )
+        loop.fit(task, options, stop, strategy)
+        reader = tf.train.load_checkpoint(checkpoints.latest(str(tmp_path)))
+        return int(reader.get_tensor("records_seen/.ATTRIBUTES/VARIABLE_VALUE"))
+
+    assert [train(2, 8), train(3, 12), train(4, 12), train(5, 8)] == [16, 28, 40, 48]
+    assert places == [
+        (0, {}),
+        (2, {"start_record": 16}),
+        (3, {"start_record": 28}),
+        (4, {"start_record": 40}),
+    ]
+
+
 # --- being told to stop ---
 
 
