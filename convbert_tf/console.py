@@ -8,11 +8,13 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import time
 import warnings
 
 # What Keras and TensorFlow load wherever it is installed, for features that no tool of ours uses.
 UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
+HELP = ("help", "helpshort", "helpfull", "h", "?")
 
 
 class UserError(ValueError):
@@ -60,11 +62,15 @@ def call(module, name, *args):
     return getattr(importlib.import_module(module), name)(*args)
 
 
-def run(main):
+def run(main, details=None):
     """Runs `main(argv)` under absl's flags; a `UserError` or `OSError` ends it in one clear line.
 
-    Exit status: 0 on success, 1 on a user error, 2 on a bad flag, 130 on Ctrl-C. Any other
-    exception is a defect of ours and keeps its traceback.
+    Exit status: 0 on success and for --help, 1 on a user error, 2 on a bad flag, 130 on Ctrl-C. Any
+    other exception is a defect of ours and keeps its traceback.
+
+    Args:
+        main: of the program.
+        details: arguments -> further lines of its --help.
     """
     from absl import app
 
@@ -74,30 +80,72 @@ def run(main):
             raise UserError(f"unexpected argument {argv[1]!r}; flags look like --name=value.")
         main(argv)
 
-    def parse(argv):
-        from absl import flags
-
-        # Shells leave the ~ of --flag=~/folder as it is.
-        home = os.path.expanduser("~")
-        argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
-        try:
-            return flags.FLAGS(argv)
-        except (flags.Error, UserError) as error:
-            _fail(argv, error, 2)
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            # ml_collections reports an unknown config key or a value of the wrong type so.
-            _fail(argv, error, 2)
-
     try:
-        app.run(guarded, flags_parser=parse)
+        app.run(guarded, flags_parser=lambda argv: _parse(argv, details))
     except (UserError, OSError) as error:
         _fail(sys.argv, error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _parse(argv, details):
+    """What absl's flags leave of the arguments; ends the program for --help and on a bad flag."""
+    from absl import flags
+
+    # Shells leave the ~ of --flag=~/folder as it is.
+    home = os.path.expanduser("~")
+    argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
+    asked = [arg for arg in argv[1:] if arg.lstrip("-") in HELP and arg.startswith("-")]
+    try:
+        if asked:
+            print("\n".join(_help(argv, details, full=asked[0].endswith("full"))))
+            sys.exit(0)
+        return flags.FLAGS(argv)
+    except (flags.Error, UserError) as error:
+        _fail(argv, error, 2)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections reports an unknown config key or a value of the wrong type so.
+        _fail(argv, error, 2)
+
+
+def _help(argv, details, full):
+    """Lines of --help: usage, the program's docstring, its flags, `details`."""
+    from absl import flags
+
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours = [m for m in modules if m == argv[0] or m.split(".")[0] in ("convbert_tf", "tools")]
+    own = sorted((flag for m in ours for flag in modules[m]), key=lambda flag: flag.name)
+    needed = [f"--{flag.name}=..." for flag in own if _is_required(flag)]
+    yield " ".join([f"Usage: python {argv[0]}", *needed, "[--flag=value ...]"])
+    yield f"\n{(sys.modules['__main__'].__doc__ or '').strip()}\n\nFlags:"
+    for flag in own:
+        default = flag.default_as_str.strip("'") if flag.default is not None else ""
+        note = "required" if _is_required(flag) else f"default: {default}" if default else ""
+        values = f"={'|'.join(flag.parser.enum_values)}" if flag.flag_type() == "enum" else ""
+        yield f"  --{'[no]' * flag.boolean}{flag.name}{values}" + (f"  ({note})" if note else "")
+        yield indented(flag.help or "")
+    yield "  --help, --helpfull"
+    yield indented("This text; --helpfull: with the flags of the libraries.")
+    yield from ("", *details(argv[1:])) if details else ()
+    if full:
+        yield "\nFlags of the libraries:"
+        for module in sorted(set(modules) - set(ours)):
+            yield flags.FLAGS.module_help(module)
+
+
+def indented(text):
+    """The lines of a flag's meaning in --help."""
+    return textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _is_required(flag):
+    return any("other than None" in (check.message or "") for check in flag.validators)
+
+
 def _fail(argv, error, status):
     message = " ".join(_text(error).split())
+    # As absl says that a flag is required.
+    message = re.sub(r"^flag (--\S+)=None: .* other than None\.$", r"\1 is required.", message)
     print(f"{os.path.basename(argv[0])}: error: {message}", file=sys.stderr, flush=True)
     # Not sys.exit: absl and TensorFlow threads must not hold up, or add to, the one line.
     sys.stdout.flush()

@@ -37,7 +37,7 @@ HEADER = '''\
 """ConvBERT for TensorFlow 2: Bazel targets, written by tools/update_build.py; do not edit.
 
 Each source is a target of its own, named by its path without .py, and in convbert_tf/ without that
-folder as well: //:config, //:modeling/layers, //:tools/pretrain, //:tests/modeling/layers_test.
+folder as well: //:console, //:modeling/layers, //:tools/pretrain, //:tests/modeling/layers_test.
 Three things are otherwise:
 - //:convbert_tf is convbert_tf/__init__.py, the package as its users import it, and needs all its
   public modules; so does //:serving/__init__ for those of serving. No module of the package needs
