@@ -71,7 +71,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("finetune", [FINETUNE, "--config.task.data_dri=x"], 2, ["data_dir"]),
         ("export_saved_model", ["--preset=x"], 2, ["output_dir"]),
         ("export_saved_model", ["--preset=x", "--output_dir=y", "--max_seq_length=3"], 2, ["3"]),
-        ("compare_runs", ["--run=no/such/run"], 1, ["no/such/run/eval_results.json is not there"]),
+        ("compare_runs", ["--run=no/such/run"], 1, ["no/such/run is no run that has been eval"]),
         ("build_pretraining_data", ["--input=x", "--output_dir=y"], 2, ["vocab_file"]),
         (
             "build_pretraining_data",
