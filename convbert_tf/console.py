@@ -14,7 +14,15 @@ import warnings
 
 # What Keras and TensorFlow load wherever it is installed, for features that no tool of ours uses.
 UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
-HELP = ("help", "helpshort", "helpfull", "h", "?")
+# What absl and ml_collections say of flags, and what it means.
+_CLEARER = {
+    r"^flag (--\S+)=None: .* other than None\.$": r"\1 is required.",
+    r"\('Non-boolean argument to boolean flag', (.*)\)$": r"\1 is neither true nor false",
+    r"invalid literal for int\(\) with base 10: (.*)$": r"\1 is no whole number",
+    r"could not convert string to float: (.*)$": r"\1 is no number",
+    r"^'(\w+)' Did you mean \"(\w+)\" .*$": r"a config has no '\1'; did you mean '\2'?",
+}
+HELP = ("help", "helpshort", "helpfull", "helpxml", "h", "?")
 
 
 class UserError(ValueError):
@@ -83,7 +91,7 @@ def run(main, details=None):
     try:
         app.run(guarded, flags_parser=lambda argv: _parse(argv, details))
     except (UserError, OSError) as error:
-        _fail(sys.argv, error, 1)
+        fail(sys.argv, error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -98,14 +106,23 @@ def _parse(argv, details):
     asked = [arg for arg in argv[1:] if arg.lstrip("-") in HELP and arg.startswith("-")]
     try:
         if asked:
-            print("\n".join(_help(argv, details, full=asked[0].endswith("full"))))
+            _show_help(argv, details, asked[0].lstrip("-"))
             sys.exit(0)
         return flags.FLAGS(argv)
     except (flags.Error, UserError) as error:
-        _fail(argv, error, 2)
+        fail(argv, error, 2)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections reports an unknown config key or a value of the wrong type so.
-        _fail(argv, error, 2)
+        fail(argv, error, 2)
+
+
+def _show_help(argv, details, kind):
+    if kind == "helpxml":
+        from absl import flags
+
+        flags.FLAGS.write_help_in_xml_format(sys.stdout)
+    else:
+        print("\n".join(_help(argv, details, full=kind == "helpfull")))
 
 
 def _help(argv, details, full):
@@ -142,10 +159,12 @@ def _is_required(flag):
     return any("other than None" in (check.message or "") for check in flag.validators)
 
 
-def _fail(argv, error, status):
+def fail(argv, error, status):
+    """Ends the program with `error` in one line."""
     message = " ".join(_text(error).split())
-    # As absl says that a flag is required.
-    message = re.sub(r"^flag (--\S+)=None: .* other than None\.$", r"\1 is required.", message)
+    if status == 2:
+        for pattern, clearer in _CLEARER.items():
+            message = re.sub(pattern, clearer, message)
     print(f"{os.path.basename(argv[0])}: error: {message}", file=sys.stderr, flush=True)
     # Not sys.exit: absl and TensorFlow threads must not hold up, or add to, the one line.
     sys.stdout.flush()

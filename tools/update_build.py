@@ -59,6 +59,8 @@ licenses(["notice"])
 
 def main(_):
     root = pathlib.Path(ROOT.value)
+    if not (root / PACKAGE).is_dir():
+        raise console.UserError(f"{root} has no folder {PACKAGE}.")
     path, text = root / "BUILD", build_text(root)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return

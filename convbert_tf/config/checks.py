@@ -57,6 +57,8 @@ def check_types(config):
             value = os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
         fitting = _fitting(field.type, value)
         require(fitting is not None, f"{field.name} must be {_KINDS[field.type]}, got {value!r}.")
+        if field.type is int:
+            require(abs(fitting) < 2**63, f"{field.name} must be below 2**63, got {value}.")
         object.__setattr__(config, field.name, fitting)
 
 

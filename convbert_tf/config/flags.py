@@ -10,8 +10,9 @@ import re
 import sys
 import traceback
 
+from convbert_tf import console
 from convbert_tf.config.overrides import from_config_dict, to_config_dict
-from convbert_tf.console import UserError, indented
+from convbert_tf.console import UserError
 
 
 class ConfigFlag:
@@ -29,9 +30,12 @@ class ConfigFlag:
 
         flag_values = flags.FLAGS if flag_values is None else flag_values
         self._example = example
-        self._holder = config_flags.DEFINE_config_file(
-            "config", None, meaning, flag_values=flag_values
-        )
+        try:
+            self._holder = config_flags.DEFINE_config_file(
+                "config", None, meaning, flag_values=flag_values
+            )
+        except flags.Error as error:  # it reads the command line's --flagfile at once
+            console.fail(sys.argv, error, 2)
         flag_values["config"].parser = _FileParser(type(example))
         flags.mark_flag_as_required("config", flag_values)
 
@@ -55,7 +59,7 @@ class ConfigFlag:
             for field in dataclasses.fields(section):
                 value = getattr(section, field.name)
                 yield f"  --config.{name}.{field.name}={value}"
-                yield indented(field.metadata["meaning"])
+                yield console.indented(field.metadata["meaning"])
 
 
 def _given(arguments):
@@ -82,6 +86,9 @@ class _FileParser:
 
     def flag_type(self):
         return "config file"
+
+    def _custom_xml_dom_elements(self, doc):  # for absl's --helpxml
+        return []
 
 
 def load(argument, cls):
@@ -121,8 +128,11 @@ def load(argument, cls):
 
 def _module(path):
     """The module of the Python file at `path`, which is run."""
+    if not path:
+        raise UserError("it names no file.")
     if os.path.isdir(path):
-        raise UserError(f"it is a folder{_files_in(path)}")
+        names = _names_in(path)
+        raise UserError(f"it is a folder: name a file in it{f', {names}' if names else ''}.")
     if not os.path.exists(path):
         raise UserError(f"there is no such file{_near(path)}")
     if not path.endswith(".py"):
@@ -167,11 +177,10 @@ def _near(path):
     near = difflib.get_close_matches(name, found, n=3, cutoff=0.7)
     if near := [name] if name in found else near:
         return f"; did you mean {' or '.join(found[name] for name in near)}?"
-    return f"; there are {', '.join(found.values())}." if found else "."
+    folder = os.path.dirname(next(iter(found.values()), ""))
+    return f"; in {folder or 'this folder'} there are {_names_in(folder)}." if found else "."
 
 
-def _files_in(folder):
-    names = [
-        os.path.basename(path) for path in glob.glob(os.path.join(glob.escape(folder), "*.py"))
-    ]
-    return f": name a file in it, {', '.join(sorted(names))}." if names else " without a config."
+def _names_in(folder):
+    paths = glob.glob(os.path.join(glob.escape(folder), "*.py"))
+    return ", ".join(sorted(map(os.path.basename, paths)))

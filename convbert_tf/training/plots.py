@@ -100,8 +100,8 @@ def plot_run(model_dirs, path, metrics=None):
             _draw(panel, lines, metric, f"C{number}", f"{name}: " if len(runs) > 1 else "")
         panel.set(xlabel="step", ylabel=metric)
         panel.grid(alpha=0.3)
-    handles = [panel.get_legend_handles_labels() for panel in panels]
-    panels[max(range(len(panels)), key=lambda i: len(handles[i][1]))].legend(fontsize="small")
+    curves = {curve.get_label(): curve for panel in panels for curve in panel.get_lines()}
+    panels[0].legend(handles=list(curves.values()), fontsize="small")
     with atomic_path(path) as partial:
         drawing.savefig(partial, format=kind[1:])
 

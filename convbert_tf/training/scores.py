@@ -4,6 +4,7 @@ import math
 import os
 
 from convbert_tf import files
+from convbert_tf.config import METRICS_FILE
 from convbert_tf.console import UserError
 from convbert_tf.training import plots
 
@@ -63,13 +64,12 @@ def _scores(metrics, baseline):
 
 def _last_evaluation(model_dir):
     """Step and metrics of the last evaluation in metrics.jsonl."""
-    try:
-        lines = plots.read_metrics(model_dir)
-    except UserError as error:
+    if not os.path.exists(os.path.join(model_dir, METRICS_FILE)):
         raise UserError(
-            f"{model_dir} is no run that has been evaluated: it has neither {RESULTS_FILE} nor "
-            "metrics.jsonl."
-        ) from error
+            f"{model_dir!r} is no run that has been evaluated: it has neither {RESULTS_FILE} nor "
+            f"{METRICS_FILE}."
+        )
+    lines = plots.read_metrics(model_dir)
     done = [line for line in lines if line["kind"] == "eval"]
     if not done:
         raise UserError(f"the run in {model_dir} has not been evaluated yet.")

@@ -48,6 +48,7 @@ def test_of_a_pretraining_run_the_last_evaluation_counts(tmp_path):
             "",
             "is no run that has been evaluated: it has neither eval_results.json nor met",
         ),
+        ("metrics.jsonl", "[]\n", "damaged: line 1 is none"),
         ("metrics.jsonl", "", "has not been evaluated yet"),
         ("eval_results.json", "{", "is no JSON"),
         ("eval_results.json", "[]", "is no result of"),
