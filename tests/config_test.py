@@ -56,6 +56,7 @@ ModelConfig = config.ModelConfig
         (config.TrainingConfig, {"clip_norm": math.nan}, "clip_norm must not be negative, got nan"),
         (config.TrainingConfig, {"batch_size": math.nan}, "batch_size must be a whole number, got"),
         (config.TrainingConfig, {"model_dir": 3}, "model_dir must be a string, got 3."),
+        (config.TaskConfig, {"num_train_epochs": 1e30}, "must be at most 1,000,000, got 1e+30."),
         (config.TaskConfig, {"name": ["cola"]}, "name must be a string, got ['cola']."),
         (config.DataConfig, {"shards_per_round": 0}, "shards_per_round must be at least 1, got 0."),
         (ModelConfig, {"head_ratio": math.inf}, "head_ratio must be at least 1, got inf."),

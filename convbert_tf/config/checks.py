@@ -30,7 +30,7 @@ def require_one_of(config, name, *choices):
     value, shown = getattr(config, name), f"one of {', '.join(choices)}"
     if len(choices) == 2:
         shown = f"{choices[0]!r} or {choices[1]!r}"
-    require(value in choices, f"{name} must be {shown}, got {value!r}.")
+    require(value in choices, f"{name} must be {shown}, got {value!r:.60}.")
 
 
 def require_not_negative(config, names):
@@ -56,7 +56,9 @@ def check_types(config):
         if field.metadata.get("is_path"):
             value = os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
         fitting = _fitting(field.type, value)
-        require(fitting is not None, f"{field.name} must be {_KINDS[field.type]}, got {value!r}.")
+        require(
+            fitting is not None, f"{field.name} must be {_KINDS[field.type]}, got {value!r:.60}."
+        )
         if field.type is int:
             require(abs(fitting) < 2**63, f"{field.name} must be below 2**63, got {value}.")
         object.__setattr__(config, field.name, fitting)

@@ -77,6 +77,10 @@ class TaskConfig:
         for name in ["num_train_epochs", *names.split()]:
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name} must be above 0, got {value}.")
+        require(
+            self.num_train_epochs <= 1e6,
+            f"num_train_epochs must be at most 1,000,000, got {self.num_train_epochs}.",
+        )
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 

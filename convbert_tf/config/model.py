@@ -27,7 +27,7 @@ class ModelConfig:
     num_attention_heads: int = setting(4, "Attention heads, before they are divided by head_ratio.")
     intermediate_size: int = setting(1024, "I: width of the feed-forward layers.")
     embedding_size: int = setting(128, "E: width of the embeddings; projected to H if different.")
-    hidden_act: str = setting("gelu", "Activation of the feed-forward layers; gelu: exact (erf).")
+    hidden_act: str = setting("gelu", "Activation, one of Keras's; gelu: its exact (erf) form.")
     hidden_dropout_prob: float = setting(0.1, "Dropout of embeddings and of the layers' outputs.")
     attention_probs_dropout_prob: float = setting(0.1, "Dropout of the attention probabilities.")
     max_position_embeddings: int = setting(512, "Longest input, in tokens.")

@@ -286,8 +286,7 @@ def run(experiment, allow_config_change=False):
     preset/, the fine-tuned model with its vocabulary.
     """
     task, options = experiment.task, experiment.training
-    if not task.init_from or not options.model_dir:
-        raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
+    _require_paths(task, options)
     init_from = presets.fetch(task.init_from)
     vocab_file, lower_case = presets.vocabulary(init_from)
     stored = formats.read(init_from)
@@ -328,6 +327,16 @@ def run(experiment, allow_config_change=False):
     if remark := scores.remark(results, evaluator.baseline):
         say(remark)
     return results
+
+
+def _require_paths(task, options):
+    if not task.init_from or not task.data_dir or not options.model_dir:
+        raise UserError(
+            "set config.task.init_from (a preset), config.task.data_dir and "
+            "config.training.model_dir."
+        )
+    if os.path.exists(os.path.join(task.init_from, "checkpoints")):
+        raise UserError(f"{task.init_from} is a run: name its preset, {task.init_from}/preset.")
 
 
 def _check(experiment, data, vocab_file, model_config):

@@ -39,6 +39,8 @@ def run(experiment, allow_config_change=False):
         model = ConvBertPretrainer(experiment.model, experiment.pretraining)
     task = PretrainingTask(model, masking.special_tokens(vocab), **_datasets(experiment))
     loop.check_best_metric(task, options)
+    if options.init_from and not checkpoints.latest(options.model_dir):
+        checkpoints.check_start(model, options.init_from, options.init_optimizer)
     inputs = _inputs(experiment)
     identity.save_config(experiment, options.model_dir, allow_config_change, inputs)
     if strategies.is_chief(strategy):

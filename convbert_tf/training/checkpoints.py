@@ -35,14 +35,18 @@ def latest_step(model_dir):
 
 def _latest_in(directory):
     try:
-        found = tf.train.latest_checkpoint(directory)
+        # Not tf.train.latest_checkpoint, which logs an error of its own.
+        state = tf.train.get_checkpoint_state(directory)
     except ValueError:
-        found = None
-    if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
+        state = None
+    prefix = state.model_checkpoint_path if state else ""
+    if prefix and os.path.exists(f"{prefix}.index"):
+        return prefix
+    if os.path.exists(os.path.join(directory, "checkpoint")):
         raise UserError(
             f"{directory}/checkpoint names no checkpoint that is there: mend or delete it."
         )
-    return found
+    return None
 
 
 def state(model, optimizer, global_step):
@@ -217,22 +221,7 @@ def initialize(model, optimizer, source, with_optimizer=False):
         UserError: nothing to start from at `source`; or a weight is missing there or has another
             shape.
     """
-    prefix = latest(source)
-    if prefix is None and with_optimizer:
-        raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
-    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
-        raise UserError(f"{source} is a run that has no checkpoint yet.")
-    wanted = [("model", v) for v in model.weights]
-    if with_optimizer:
-        moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
-        wanted += [("optimizer", v) for v in moments]
-    try:
-        values = _preset_values(source, model) if prefix is None else _CheckpointValues(prefix)
-        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
-    except (tf.errors.OpError, RuntimeError, IndexError) as error:
-        raise UserError(
-            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
-        ) from error
+    prefix, read = _read(model, source, with_optimizer, optimizer)
     fitted = [(variable, _fitted(value, variable, source)) for variable, value, _ in read]
     for variable, value in fitted:
         variable.assign(value)
@@ -244,6 +233,36 @@ def initialize(model, optimizer, source, with_optimizer=False):
         how = "cut" if new < old else "interpolated"
         said += f"; its {old} position embeddings are {how} to {new}"
     return said
+
+
+def check_start(model, source, with_optimizer=False):
+    """Refuses a `source` that `initialize` could not set the weights of `model` to."""
+    for variable, value, _ in _read(model, source, with_optimizer)[1]:
+        _fitted(value, variable, source)
+
+
+def _read(model, source, with_optimizer, optimizer=None):
+    """Prefix of the checkpoint in `source`, if any; (variable, value there, path) of each weight.
+
+    With the moments of `optimizer`, if it is given and `with_optimizer` set.
+    """
+    prefix = latest(source)
+    if prefix is None and with_optimizer:
+        raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
+    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
+        raise UserError(f"{source} is a run that has no checkpoint yet.")
+    wanted = [("model", v) for v in model.weights]
+    if with_optimizer and optimizer is not None:
+        moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
+        wanted += [("optimizer", v) for v in moments]
+    try:
+        values = _preset_values(source, model) if prefix is None else _CheckpointValues(prefix)
+        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
+        ) from error
+    return prefix, read
 
 
 def _preset_values(source, model):

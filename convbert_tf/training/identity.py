@@ -70,7 +70,8 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
         configs.save(experiment, path)
         write_json(os.path.join(model_dir, INPUTS_FILE), now)
     except OSError as error:
-        raise UserError(f"model_dir {model_dir} cannot be written: {error.strerror}.") from error
+        why = "it is a file" if os.path.isfile(model_dir) else error.strerror
+        raise UserError(f"model_dir {model_dir} cannot be written: {why}.") from error
     return not changed
 
 

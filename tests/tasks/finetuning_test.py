@@ -204,6 +204,7 @@ def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
         ({"name": "colla"}, {}, "no task is called 'colla'"),
         ({"name": "squad_v1"}, {}, r"train\.json is not there"),
         ({"data_dir": "no/dir"}, {}, "cola needs a file train.tsv"),
+        ({"data_dir": ""}, {}, "set config.task.init_from .a preset., config.task.data_dir and"),
         ({}, {"best_metric": "auc"}, "best_metric 'auc' is none of accuracy, mcc"),
         ({}, {"strategy": "mirrored", "num_devices": 9}, "num_devices is 9, but this machine has"),
     ],

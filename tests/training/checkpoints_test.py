@@ -240,3 +240,16 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     (tmp_path / "begun" / "ckpt-1.index").write_bytes(b"short")
     with pytest.raises(UserError, match="ckpt-1, to start from, cannot be read"):
         checkpoints.initialize(model, built(model), str(tmp_path / "begun"))
+
+
+def test_what_a_run_could_not_start_from_is_known_beforehand(tmp_path):
+    pretrainer().save_to_preset(str(tmp_path / "preset"))
+    checkpoints.check_start(pretrainer(), str(tmp_path / "preset"))
+    checkpoints.check_start(pretrainer(max_position_embeddings=48), str(tmp_path / "preset"))
+    for model, source, moments, message in (
+        (pretrainer(intermediate_size=64), "preset", False, "config asks for"),
+        (pretrainer(), "preset", True, "no checkpoint with an optimiser's state"),
+        (pretrainer(), "nowhere", False, "is not there"),
+    ):
+        with pytest.raises(UserError, match=message):
+            checkpoints.check_start(model, str(tmp_path / source), moments)
