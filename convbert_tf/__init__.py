@@ -10,8 +10,8 @@ import importlib.util
 import sys
 
 _PUBLIC = {
-    "ModelConfig": "config",
-    "PretrainingConfig": "config",
+    "ModelConfig": "config.model",
+    "PretrainingConfig": "config.model",
     "UserError": "console",
     "ConvBertEncoder": "modeling.encoder",
     "TextClassifier": "modeling.heads",

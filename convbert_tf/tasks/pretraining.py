@@ -1,16 +1,18 @@
 """Pre-training on records: from a config to a preset."""
 
+import dataclasses
 import functools
 import os
 import shutil
 
+from convbert_tf import config as configs
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, shards
 from convbert_tf.files import atomic_path, read_json, write_json
 from convbert_tf.modeling import masking, presets
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
 from convbert_tf.text.vocabulary import VOCAB_FILE, load_vocab
-from convbert_tf.training import checkpoints, loop, strategies
+from convbert_tf.training import checkpoints, identity, loop, strategies
 
 RECORDS_FILE = "records.json"  # in a run's model_dir: what records it was trained on
 
@@ -40,19 +42,24 @@ def run(experiment, allow_config_change=False):
             _check_same_records(experiment, manifests)
 
     strategy = strategies.set_up(options)
-    checkpoints.save_config(experiment, options.model_dir, allow_config_change)
+    with strategy.scope():
+        model = ConvBertPretrainer(experiment.model, experiment.pretraining)
+    task = PretrainingTask(model, masking.special_tokens(vocab), **_datasets(experiment, manifests))
+    loop.check_best_metric(task, options)
+    if options.init_from and not checkpoints.latest(options.model_dir):
+        checkpoints.check_start(model, options.init_from, options.init_optimizer)
+    inputs = _inputs(experiment)
+    identity.save_config(experiment, options.model_dir, allow_config_change, inputs)
     if strategies.is_chief(strategy):
         with atomic_path(os.path.join(options.model_dir, VOCAB_FILE)) as partial:
             shutil.copyfile(vocab_file, partial)
         used = {folder: shards.identity(each) for folder, each in manifests.items()}
         roles = {"train": used.get(data.train_dir), "eval": used.get(data.eval_dir)}
         write_json(os.path.join(options.model_dir, RECORDS_FILE), roles)
-    with strategy.scope():
-        model = ConvBertPretrainer(experiment.model, experiment.pretraining)
     say(f"{model.count_params():,} parameters")
     strategies.describe(strategy, options)
-    task = PretrainingTask(model, masking.special_tokens(vocab), **_datasets(experiment, manifests))
-    results = loop.fit(task, options, options.num_train_steps, strategy)
+    evaluation = _evaluation(experiment, inputs)
+    results = loop.fit(task, options, options.num_train_steps, strategy, evaluation=evaluation)
     if strategies.is_chief(strategy):
         preset_dir = os.path.join(options.model_dir, "preset")
         # Older manifests have no strip_accents; None is as lower_case.
@@ -135,6 +142,30 @@ def _check_not_rebuilt(folder, manifest, damage_allowed):
             f"the records in {folder} were built again while the run went on ({changed}): it "
             "cannot go on with these; the last checkpoint is of the earlier ones."
         )
+
+
+def _inputs(experiment):
+    """The files by which the records and the start of a run are known; see identity.save_config."""
+    data, init_from = experiment.data, experiment.training.init_from
+    return {
+        "data.train_dir": [os.path.join(data.train_dir, shards.MANIFEST)],
+        "data.eval_dir": [os.path.join(data.eval_dir, shards.MANIFEST)],
+        "training.init_from": [
+            os.path.join(init_from, name) for name in (VOCAB_FILE, configs.CONFIG_FILE)
+        ],
+    }
+
+
+def _evaluation(experiment, inputs):
+    """What the held-out metrics depend on besides the weights."""
+    options = experiment.training
+    batches = options.num_eval_steps
+    return {
+        "eval_dir": identity.hashes(inputs["data.eval_dir"]),
+        "max_seq_length": experiment.data.max_seq_length,
+        "pretraining": dataclasses.asdict(experiment.pretraining),
+        "num_eval_steps": [batches, options.batch_size] if batches else 0,
+    }
 
 
 def _check_vocabulary(earlier, vocab_file, vocab):

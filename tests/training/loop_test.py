@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from convbert_tf import config, files
 from convbert_tf.console import UserError
-from convbert_tf.training import checkpoints, loop, strategies, trainer
+from convbert_tf.training import checkpoints, identity, loop, strategies, trainer
 from tests import runs
 from tests.runs import make_options, make_task
 from tests.training import trainer_test
@@ -313,7 +313,7 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
     options = make_options(
         tmp_path, num_train_steps=6, eval_interval=3, best_metric="disc_auc", peak_flops=1e12
     )
-    checkpoints.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
+    identity.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
     _, results = fit(data_dir, options)
     (train, others), (held_out, _) = (
         runs.read_events(tmp_path / part) for part in ("train", "eval")
