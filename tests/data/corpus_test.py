@@ -422,13 +422,38 @@ def test_records_of_other_settings_are_not_mixed(folder):
         with pytest.raises(UserError, match=message):
             build(folder, **options)
     (folder / "text.txt").write_text(TEXT + "\nwaa\n")
-    with pytest.raises(UserError, match="built with other input: choose"):
+    with pytest.raises(UserError, match="built with other input: choose.*text.txt was edited"):
         build(folder)
+    (folder / "text.txt").write_text(TEXT.replace("waa", "wab"))  # of the same size
+    os.utime(folder / "text.txt", (1, 1))
+    with pytest.raises(UserError, match="text.txt was edited"):
+        build(folder)
+    shutil.copy(folder / "text.txt", folder / "more.txt")
+    (folder / "text.txt").write_text(TEXT)
+    with pytest.raises(UserError, match="more.txt is new"):
+        build(folder, "[tm]*.txt", output="out")
     build(folder, overwrite=True, max_seq_length=16, chunk_bytes=10**6)
     assert len(shard_bytes(folder / "out")) == 1
     (folder / "out" / "build.jsonl").unlink()
     with pytest.raises(UserError, match="built with max_seq_length=unknown"):
         build(folder)
+
+
+def test_unknown_tokens_are_counted_and_many_are_said(folder, capsys):
+    assert build(folder, output="known")["num_unknown"] == 0
+    assert "[UNK]" not in capsys.readouterr().out
+    (folder / "text.txt").write_text((f"{WORDS[0]} waa other\n" * 5 + "\n") * 99)
+    manifest = build(folder)
+    assert (
+        manifest["num_unknown"]
+        == sum(ids.count(1) for ids, _ in read_examples(folder / "out"))
+        == 99 * 5
+    )
+    assert manifest["unknown_words"] == ["other"]
+    for _ in range(2):  # the second time there is nothing to do
+        assert build(folder) == manifest
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert "warning: 28.6% of the text's tokens are [UNK] (other)" in said
 
 
 def test_packed_and_json_text_give_the_same_shards(folder):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -357,3 +358,44 @@ def test_train_vocab_limits(training_texts):
         vocabulary_training.train_vocab(training_texts, 20)
     with pytest.raises(UserError, match="no words"):
         vocabulary_training.train_vocab(["", " \x01"], 100)
+
+
+def unknown_share(folder, vocab, texts, lower_case=True):
+    vocabulary.save_vocab(folder / "vocab.txt", vocab)
+    tokenizer = tokenization.WordPieceTokenizer(folder / "vocab.txt", lower_case)
+    ids = tokenizer.tokenize(texts).flat_values.numpy()
+    return np.mean(ids == tokenizer.unk_id), len(ids)
+
+
+@pytest.mark.parametrize(("first", "number", "longest"), [(0x4E00, 1500, 1), (0xAC00, 1000, 3)])
+def test_all_characters_that_fit_are_in_a_vocabulary(tmp_path, capsys, first, number, longest):
+    """Ideographs, each a word; and syllables of Hangul in words, cased, so that they stay whole."""
+    rng = random.Random(1)
+    chars = [chr(first + 7 * i) for i in range(number)]
+    words = ["".join(rng.choices(chars, k=rng.randint(1, longest))) for _ in range(4000)]
+    texts = [" ".join(rng.choices(words + chars, k=20)) for _ in range(1500)]
+    vocab = vocabulary_training.train_vocab(texts, 4000, lower_case=False)
+    used = set("".join(texts)) - {" "}
+    assert used <= set(vocab) and len(vocab) <= 4000
+    assert unknown_share(tmp_path, vocab, texts, False)[0] == 0
+    assert capsys.readouterr().out == ""
+    vocab = vocabulary_training.train_vocab(texts, 900, lower_case=False)
+    assert len(vocab) in (899, 900) and unknown_share(tmp_path, vocab, texts, False)[0] > 0.05
+    left, many = capsys.readouterr().out.splitlines()
+    places = 895 if longest == 1 else 447
+    assert left.startswith(f"{len(used) - places:,} of {len(used):,} characters did not fit in")
+    assert "% of the text's tokens are [UNK]" in many and "vocab_size" in many
+
+
+def test_words_of_any_length_are_learned_from(tmp_path, capsys):
+    """Text without blanks, as Thai has it: a line is a word."""
+    rng = random.Random(2)
+    words = ["".join(rng.choices("กขคงจชซญดต", k=rng.randint(2, 5))) for _ in range(100)]
+    texts = ["".join(rng.choices(words, k=25)) for _ in range(300)]
+    vocab = vocabulary_training.train_vocab(texts, 400)
+    share, num_tokens = unknown_share(tmp_path, vocab, texts)
+    assert len(vocab) == 400 and share == 0
+    assert num_tokens < 0.5 * sum(map(len, texts))
+    texts = ["".join(rng.choices(words, k=100)) for _ in range(20)]
+    vocabulary_training.train_vocab(texts, 400)
+    assert "words of over 200 characters are" in capsys.readouterr().out
