@@ -72,6 +72,15 @@ class GlueData:
         """Paths of the files to train on and to score."""
         return [glue.find_file(self.task, self.config.data_dir, s) for s in ("train", "dev")]
 
+    def check(self, batch_size):
+        """Refuses files that cannot be read, or that do not fill a batch to train on."""
+        train, _ = (
+            glue.read_examples(self.task, self.config.data_dir, s) for s in ("train", "dev")
+        )
+        doubled = self.task.unordered and self.config.double_unordered
+        num_records = len(train) * (2 if doubled else 1)
+        input_pipeline.full_batches(num_records, batch_size, self.files()[0])
+
     def make_model(self, model):
         """A classifier on the encoder of `model`; with its head if that has this task's labels."""
         labels, dropout = self.task.labels, self.config.classifier_dropout
@@ -143,6 +152,11 @@ class SquadData:
             if not os.path.isfile(path):
                 raise UserError(f"{path} is not there; SQuAD's JSON is needed.")
         return found
+
+    def check(self, batch_size):
+        """Refuses files that cannot be read; how many records they make is not known yet."""
+        for path in self.files():
+            squad.read_examples(path, False, self.version2)
 
     def make_model(self, model):
         """A question answerer on the encoder of `model`; with its head if it is of this kind."""
@@ -337,7 +351,7 @@ def _require_paths(task, options):
             "config.training.model_dir."
         )
     if os.path.exists(os.path.join(task.init_from, "checkpoints")):
-        raise UserError(f"{task.init_from} is a run: name its preset, {task.init_from}/preset.")
+        raise UserError(f"{task.init_from} is a run; its preset is {task.init_from}/preset.")
 
 
 def _check(experiment, data, vocab_file, model_config):
@@ -348,6 +362,8 @@ def _check(experiment, data, vocab_file, model_config):
     check_length(task.max_seq_length, model_config)
     if metric:
         checkpoints.check_metric(metric, data.metric_names)
+    if not checkpoints.latest(experiment.training.model_dir):
+        data.check(experiment.training.batch_size)
 
 
 def _model_files(init_from, vocab_file):

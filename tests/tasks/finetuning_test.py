@@ -209,6 +209,7 @@ def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
         ({"name": "squad_v1"}, {}, r"train\.json is not there"),
         ({"data_dir": "no/dir"}, {}, "cola needs a file train.tsv"),
         ({"data_dir": ""}, {}, "set config.task.init_from .a preset., config.task.data_dir and"),
+        ({}, {"batch_size": 129}, r"train\.tsv holds 128 records, fewer than one batch of 129"),
         ({}, {"best_metric": "auc"}, "best_metric 'auc' is none of accuracy, mcc"),
         ({}, {"strategy": "mirrored", "num_devices": 9}, "num_devices is 9, but this machine has"),
     ],
@@ -223,6 +224,21 @@ def test_what_is_impossible_is_refused_before_anything_is_made(
     ]
     with pytest.raises(UserError, match=message):
         finetuning.run(FinetuningExperiment(*changed))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_read_is_refused_before_anything_is_made(
+    preset, squad, cola, tmp_path
+):
+    for source, name, task, message in (
+        (cola, "dev.tsv", "cola", r"dev\.tsv:1"),
+        (squad, "dev.json", "squad_v1", r"dev\.json is not JSON"),
+    ):
+        folder = tmp_path / task
+        shutil.copytree(source, folder)
+        (folder / name).write_text("no data")
+        with pytest.raises(UserError, match=message):
+            finetuning.run(make_experiment(preset, str(folder), tmp_path / "run", task))
     assert not (tmp_path / "run").exists()
 
 
