@@ -148,8 +148,9 @@ def find_huggingface(directory):
     model = _object(tokenizer_path, tokenizer, "model") if tokenizer else {"type": "WordPiece"}
     kind = settings.get("tokenizer_class") or "ConvBertTokenizer"
     if not re.fullmatch(_TOKENIZERS, str(kind)) or model.get("type") != "WordPiece":
-        shown = reprlib.repr(kind)
-        raise NoVocabularyError(f"{directory}: the tokenizer ({shown}) is not BERT's WordPiece.")
+        raise NoVocabularyError(
+            f"{directory}: the tokenizer ({kind!s:.60}) is not BERT's WordPiece."
+        )
     normalizer = _check_tokenizer(tokenizer_path, tokenizer, model) if tokenizer else {}
     _check_values(config_path, settings, _SETTINGS)
     for path, values in ((config_path, settings), (special_path, special)):
