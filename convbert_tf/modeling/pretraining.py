@@ -12,7 +12,7 @@ from keras import ops
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
-from convbert_tf.modeling import flops, functions, masking, storing
+from convbert_tf.modeling import functions, masking, storing
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.functions import activation, cross_entropy, sigmoid_cross_entropy
 from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
@@ -408,6 +408,8 @@ class PretrainingTask:
 
     def flops(self, num_tokens):
         """Model FLOPs of one example of `num_tokens` (with padding) in a training step."""
+        from convbert_tf.modeling import flops  # only asked for where peak_flops is set
+
         return flops.pretraining_flops(self.model.config, self.model.pretraining, num_tokens)
 
     def losses(self, inputs, training):

@@ -9,8 +9,9 @@ from convbert_tf import config as configs
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, shards
 from convbert_tf.files import atomic_path, read_json, write_json
-from convbert_tf.modeling import masking, presets
+from convbert_tf.modeling import masking
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
+from convbert_tf.text import stored_vocabulary
 from convbert_tf.text.vocabulary import VOCAB_FILE, load_vocab
 from convbert_tf.training import checkpoints, identity, loop, strategies
 
@@ -100,7 +101,7 @@ def _normalization(source):
         return shards.normalization(earlier["train"]) if earlier else None
     if not os.path.exists(os.path.join(source, VOCAB_FILE)):
         return None
-    _, lower_case, *strip_accents = presets.vocabulary(source)
+    _, lower_case, *strip_accents = stored_vocabulary.find(source)
     values = {"lower_case": lower_case, "strip_accents": next(iter(strip_accents), None)}
     return shards.normalization(values)
 

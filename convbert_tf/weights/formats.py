@@ -2,7 +2,7 @@
 
 from convbert_tf.files import fetch
 from convbert_tf.text import stored_vocabulary
-from convbert_tf.weights import huggingface, presets
+from convbert_tf.weights import presets
 
 
 def read(source):
@@ -18,6 +18,8 @@ def read(source):
     """
     directory = fetch(source)
     if presets.is_huggingface(directory):
+        from convbert_tf.weights import huggingface  # most runs never need it
+
         return huggingface.read(directory)
     return presets.read(directory)
 
