@@ -189,7 +189,7 @@ def test_a_joint_question_answerer_is_refused_by_hugging_face(tmp_path):
 def test_a_config_that_is_none(preset, tmp_path):
     conversion.save_original(preset[0], str(tmp_path / "in" / "model.ckpt"), "mine")
     (tmp_path / "in" / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="is no config of an original"):
+    with pytest.raises(UserError, match="config.json must hold an object, not a list"):
         conversion.convert(tmp_path / "in", tmp_path / "out")
 
 

@@ -71,7 +71,7 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
             tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
             write_json(os.path.join(partial, "signature.json"), server.describe())
             os.replace(partial, output_dir)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
 
 

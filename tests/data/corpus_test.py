@@ -69,58 +69,13 @@ def read_examples(folder):
 # --- documents ---
 
 
-def test_plain_documents_and_their_sizes(tmp_path):
-    path = tmp_path / "a.txt"
-    content = "\ufeff\n \r\none é\r\ntwo\n\n\t\nthree\n".encode()
-    path.write_bytes(content)
-    found = list(text_files.documents(str(path)))
-    assert [text for text, _ in found] == ["one é\r\ntwo", "three"]
-    assert sum(size for _, size in found) == len(content) - 3  # the byte order mark
-
-
 def test_sizes_add_up_and_a_long_document_is_ended_at_a_line(folder):
     found = list(text_files.documents(str(folder / "text.txt")))
     assert [text.split("\n") for text, _ in found] == DOCUMENTS
     assert sum(size for _, size in found) == len(TEXT)
     (folder / "long.txt").write_text("one\ntwo\nthree\nfour\n")
-    assert list(text_files.documents(str(folder / "long.txt"), max_bytes=8)) == [
-        ("one\ntwo", 8),
-        ("three\nfour", 11),
-    ]
-
-
-def test_json_documents(tmp_path):
-    lines = [json.dumps({"text": "one\n\ntwo", "id": 1}), "", json.dumps({"text": "a\ud800b"})]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    texts = [text for text, _ in text_files.documents(str(tmp_path / "a.jsonl"))]
-    assert texts == ["one\ntwo", "a?b"]
-
-
-def test_find_files(tmp_path):
-    for name in ("b/x.txt", "a.jsonl.gz", "b/c/y.txt.xz", "b/notes.md", "raw"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    names = lambda *given: [  # noqa: E731
-        path.removeprefix(f"{tmp_path}/")
-        for path in text_files.find_files([str(tmp_path / each) for each in given])
-    ]
-    assert names("") == ["a.jsonl.gz", "b/c/y.txt.xz", "b/x.txt"]
-    assert names("raw", "b/*.txt", "b/x.txt", "b/c/../x.txt") == ["b/x.txt", "raw"]
-    for given in ("none.txt", "none*", "b/c/d"):
-        with pytest.raises(UserError, match="names no text file"):
-            names(given)
-    for other in ("rows.json", "x.txt.BZ2"):
-        (tmp_path / other).touch()
-        with pytest.raises(UserError, match=f"{other} is no text here"):
-            names(other)
-
-
-def test_sample_takes_from_every_file(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.txt").write_text(f"{name * 9}\n\n" * (2 if name == "a" else 100))
-    texts = list(text_files.sample_texts(text_files.find_files(str(tmp_path)), 110))
-    assert collections.Counter(text[0] for text in texts) == {"a": 2, "b": 4, "c": 4}
+    found = list(text_files.documents(str(folder / "long.txt"), max_bytes=8))
+    assert found == [("one\ntwo", 8), ("three\nfour", 11)]
 
 
 @pytest.mark.parametrize(

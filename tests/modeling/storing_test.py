@@ -7,13 +7,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from convbert_tf.training.fused_adamw import FusedAdamW
 
 import convbert_tf
 from convbert_tf import AdamW, TextClassifier, TextPreprocessor, WordPieceTokenizer
 from convbert_tf.console import UserError
 from convbert_tf.modeling import presets
-from convbert_tf.training.optimization import LinearWarmupDecay
+from convbert_tf.training.optimization import FusedAdamW, LinearWarmupDecay
 from tests.modeling.heads_test import inputs
 from tests.weights.presets_test import MODELS, VOCABULARY, make, rewrite, same
 

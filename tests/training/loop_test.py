@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from convbert_tf import config, files
 from convbert_tf.console import UserError
-from convbert_tf.training import checkpoints, identity, loop, strategies, trainer
+from convbert_tf.training import checkpoints, identity, loop, strategies
 from tests import runs
 from tests.runs import make_options, make_task
 from tests.training import trainer_test
@@ -263,26 +263,6 @@ def test_workers_end_together_when_one_is_told_to(data_dir, tmp_path):
         _, errors = worker.communicate(timeout=60)
         assert worker.returncode == 143, errors[-3000:]
     assert int(checkpoints.latest(str(tmp_path)).rpartition("-")[2]) > 0
-
-
-def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with trainer.Interruption() as stop:
-        assert not stop.flag.numpy()
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(100):
-            if stop.flag.numpy():
-                break
-            time.sleep(0.05)
-        assert stop.flag.numpy() and stop.signum == signal.SIGTERM
-        stop.raises = True
-        with pytest.raises(trainer.Interrupted, match="SIGINT"):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    assert before == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    assert signal.set_wakeup_fd(-1) == -1
-    with stop:  # again, from the start
-        assert not stop.flag.numpy() and stop.signum is None
 
 
 # --- watching ---
