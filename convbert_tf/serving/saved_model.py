@@ -15,6 +15,7 @@ from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.serving.inference import freeze
+from convbert_tf.text.characters import UNICODE_VERSION
 from convbert_tf.text.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
@@ -69,7 +70,8 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     try:
         with undone_on_error(partial):
             tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-            write_json(os.path.join(partial, "signature.json"), server.describe())
+            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            write_json(os.path.join(partial, "signature.json"), described)
             os.replace(partial, output_dir)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error

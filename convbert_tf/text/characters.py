@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-# Of Python 3.11, 3.12 and 3.13: 14.0, 15.0 and 15.1.
+# Of Python 3.11, 3.12 and 3.13: 14.0, 15.0 and 15.1. Each knows all characters of the one before,
+# treats them alike, and 4,482 and 627 more (rare scripts and ideographs), which the earlier drops.
 UNICODE_VERSION = unicodedata.unidata_version
 _ALL_CODES = 0x110000
 

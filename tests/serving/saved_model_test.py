@@ -6,6 +6,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -268,6 +269,7 @@ def test_what_is_not_said_is_as_the_preset_was_trained(folder, tmp_path):
     serving.export(str(tmp_path / "preset"), str(tmp_path / "1"))
     signature = json.loads((tmp_path / "1" / "signature.json").read_text())
     assert (signature["inputs"], signature["max_seq_length"]) == (["text_a", "text_b"], 20)
+    assert signature["unicode_version"] == unicodedata.unidata_version
     serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
     first, second = (tf.constant(texts) for texts in zip(*PAIRS, strict=True))
     preprocessor = TextPreprocessor(WordPieceTokenizer(vocab_file), 20, pad=False)
