@@ -11,13 +11,25 @@ as that task.
 
 from convbert_tf import config
 
-LONGER = ("rte", "stsb")
+EPOCHS = {
+    "cola": 3.0,
+    "sst2": 3.0,
+    "mrpc": 3.0,
+    "stsb": 10.0,
+    "rte": 10.0,
+    "wnli": 3.0,
+    "qnli": 3.0,
+    "qqp": 3.0,
+    "mnli": 3.0,
+}
 
 
 def get_config(task="cola"):
+    if task not in EPOCHS:
+        raise ValueError(f"no task {task!r}; there are {', '.join(EPOCHS)}.")
     return config.to_config_dict(
         config.FinetuningExperiment(
-            task=config.TaskConfig(name=task, num_train_epochs=10.0 if task in LONGER else 3.0),
+            task=config.TaskConfig(name=task, num_train_epochs=EPOCHS[task]),
             training=config.finetuning_defaults(),
         )
     )

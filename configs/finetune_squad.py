@@ -12,6 +12,8 @@ from convbert_tf import config
 
 
 def get_config(version="v1"):
+    if version not in ("v1", "v2"):
+        raise ValueError(f"no version {version!r} of SQuAD; there are v1, v2.")
     return config.to_config_dict(
         config.FinetuningExperiment(
             task=config.TaskConfig(

@@ -11,6 +11,8 @@ LEARNING_RATES = {"cola": 5e-4, "squad_v1": 1e-3}
 
 
 def get_config(task="cola"):
+    if task not in EPOCHS:
+        raise ValueError(f"no task {task!r}; there are {', '.join(EPOCHS)}.")
     return config.to_config_dict(
         config.FinetuningExperiment(
             task=config.TaskConfig(

@@ -5,12 +5,13 @@ usable where there is no TensorFlow (`KERAS_BACKEND=jax`).
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 
 _PUBLIC = {
-    "ModelConfig": "config",
-    "PretrainingConfig": "config",
+    "ModelConfig": "config.model",
+    "PretrainingConfig": "config.model",
     "UserError": "console",
     "ConvBertEncoder": "modeling.encoder",
     "TextClassifier": "modeling.heads",
@@ -32,6 +33,16 @@ _MODULES = {
     "presets": "modeling.presets",
     "serving": "serving",
     "squad": "tasks.squad",
+}
+
+# Classes that Keras meets in saved models, by module; see `_Saved`.
+_SAVED = {
+    "modeling.linear": ("Dense", "FeedForward", "GroupedDense", "LayerNormalization"),
+    "modeling.layers": ("ConvBertBlock", "MixedAttention", "SpanDynamicConvolution"),
+    "modeling.encoder": ("ConvBertEncoder", "Embeddings"),
+    "modeling.heads": ("QuestionAnswerer", "TextClassifier", "TokenClassifier"),
+    "modeling.pretraining": ("ConvBertPretrainer", "DiscriminatorHead", "MaskedLmHead"),
+    "training.optimization": ("AdamW", "FusedAdamW", "LinearWarmupDecay"),
 }
 
 __all__ = [*_PUBLIC, *_MODULES]
@@ -73,3 +84,55 @@ class _ShortNames:
 
 
 sys.meta_path.append(_ShortNames)
+
+
+class _Saved:
+    """Stands for a class in Keras's registry until the module that registers it is imported.
+
+    So `keras.models.load_model` finds our classes after `import convbert_tf` alone, which imports
+    neither Keras nor TensorFlow.
+    """
+
+    def __init__(self, module, name):
+        self._module, self.__name__ = module, name
+
+    def __getattr__(self, name):
+        module = importlib.import_module(f"{__name__}.{self._module}")
+        return getattr(getattr(module, self.__name__), name)
+
+    def __call__(self, *args, **kwargs):
+        return self.__getattr__("__call__")(*args, **kwargs)
+
+
+def _register(keras):
+    """Names our classes to Keras; those that are imported already stay."""
+    registry = keras.saving.get_custom_objects()
+    for module, names in _SAVED.items():
+        for name in names:
+            registry.setdefault(f"{__name__}>{name}", _Saved(module, name))
+
+
+class _AfterKeras:
+    """Registers our classes as soon as Keras has been imported, by whomever."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if fullname != "keras":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                _register(module)
+                sys.meta_path.remove(_AfterKeras)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if "keras" in sys.modules:
+    _register(sys.modules["keras"])
+else:
+    sys.meta_path.insert(0, _AfterKeras)

@@ -8,11 +8,21 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import time
 import warnings
 
 # Packages that Keras and TensorFlow import if they are installed, for features unused here.
 UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
+# What absl and ml_collections say of flags, and what it means.
+_CLEARER = {
+    r"^flag (--\S+)=None: .* other than None\.$": r"\1 is required.",
+    r"\('Non-boolean argument to boolean flag', (.*)\)$": r"\1 is neither true nor false",
+    r"invalid literal for int\(\) with base 10: (.*)$": r"\1 is no whole number",
+    r"could not convert string to float: (.*)$": r"\1 is no number",
+    r"^'(\w+)' Did you mean \"(\w+)\" .*$": r"a config has no '\1'; did you mean '\2'?",
+}
+HELP = ("help", "helpshort", "helpfull", "helpxml", "h", "?")
 
 
 class UserError(ValueError):
@@ -60,11 +70,15 @@ def call(module, name, *args):
     return getattr(importlib.import_module(module), name)(*args)
 
 
-def run(main):
+def run(main, details=None):
     """Runs `main(argv)` under absl's flags; a `UserError` or `OSError` ends it in one clear line.
 
-    Exit status: 0 on success, 1 on a user error, 2 on a bad flag, 130 on Ctrl-C. Any other
-    exception is a defect of ours and keeps its traceback.
+    Exit status: 0 on success and for --help, 1 on a user error, 2 on a bad flag, 130 on Ctrl-C. Any
+    other exception is a defect of ours and keeps its traceback.
+
+    Args:
+        main: of the program.
+        details: arguments -> further lines of its --help.
     """
     from absl import app
 
@@ -74,30 +88,93 @@ def run(main):
             raise UserError(f"unexpected argument {argv[1]!r}; flags look like --name=value.")
         main(argv)
 
-    def parse(argv):
-        from absl import flags
-
-        # Shells leave the ~ of --flag=~/folder as it is.
-        home = os.path.expanduser("~")
-        argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
-        try:
-            return flags.FLAGS(argv)
-        except (flags.Error, UserError) as error:
-            _fail(argv, error, 2)
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            # ml_collections reports an unknown config key or a value of the wrong type so.
-            _fail(argv, error, 2)
-
     try:
-        app.run(guarded, flags_parser=parse)
+        app.run(guarded, flags_parser=lambda argv: _parse(argv, details))
     except (UserError, OSError) as error:
-        _fail(sys.argv, error, 1)
+        fail(sys.argv, error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _fail(argv, error, status):
+def _packaged(argument):
+    """`--config=configs/x.py` of the installed package, where there is no such file here."""
+    found = re.fullmatch(r"(--?config=)?(configs/\w+\.py)(:.*)?", argument)
+    if not found or os.path.exists(found[2]):
+        return argument
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), found[2])
+    return f"{found[1] or ''}{path}{found[3] or ''}" if os.path.exists(path) else argument
+
+
+def _parse(argv, details):
+    """What absl's flags leave of the arguments; ends the program for --help and on a bad flag."""
+    from absl import flags
+
+    # Shells leave the ~ of --flag=~/folder as it is.
+    home = os.path.expanduser("~")
+    argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
+    argv = [_packaged(argument) for argument in argv]
+    asked = [arg for arg in argv[1:] if arg.lstrip("-") in HELP and arg.startswith("-")]
+    try:
+        if asked:
+            _show_help(argv, details, asked[0].lstrip("-"))
+            sys.exit(0)
+        return flags.FLAGS(argv)
+    except (flags.Error, UserError) as error:
+        fail(argv, error, 2)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections reports an unknown config key or a value of the wrong type so.
+        fail(argv, error, 2)
+
+
+def _show_help(argv, details, kind):
+    if kind == "helpxml":
+        from absl import flags
+
+        flags.FLAGS.write_help_in_xml_format(sys.stdout)
+    else:
+        print("\n".join(_help(argv, details, full=kind == "helpfull")))
+
+
+def _help(argv, details, full):
+    """Lines of --help: usage, the program's docstring, its flags, `details`."""
+    from absl import flags
+
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours = [m for m in modules if m == argv[0] or m.split(".")[0] in ("convbert_tf", "tools")]
+    own = sorted((flag for m in ours for flag in modules[m]), key=lambda flag: flag.name)
+    needed = [f"--{flag.name}=..." for flag in own if _is_required(flag)]
+    yield " ".join([f"Usage: python {argv[0]}", *needed, "[--flag=value ...]"])
+    yield f"\n{(sys.modules['__main__'].__doc__ or '').strip()}\n\nFlags:"
+    for flag in own:
+        default = flag.default_as_str.strip("'") if flag.default is not None else ""
+        note = "required" if _is_required(flag) else f"default: {default}" if default else ""
+        values = f"={'|'.join(flag.parser.enum_values)}" if flag.flag_type() == "enum" else ""
+        yield f"  --{'[no]' * flag.boolean}{flag.name}{values}" + (f"  ({note})" if note else "")
+        yield indented(flag.help or "")
+    yield "  --help, --helpfull"
+    yield indented("This text; --helpfull: with the flags of the libraries.")
+    yield from ("", *details(argv[1:])) if details else ()
+    if full:
+        yield "\nFlags of the libraries:"
+        for module in sorted(set(modules) - set(ours)):
+            yield flags.FLAGS.module_help(module)
+
+
+def indented(text):
+    """The lines of a flag's meaning in --help."""
+    return textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _is_required(flag):
+    return any("other than None" in (check.message or "") for check in flag.validators)
+
+
+def fail(argv, error, status):
+    """Ends the program with `error` in one line."""
     message = " ".join(_text(error).split())
+    if status == 2:
+        for pattern, clearer in _CLEARER.items():
+            message = re.sub(pattern, clearer, message)
     print(f"{os.path.basename(argv[0])}: error: {message}", file=sys.stderr, flush=True)
     # Not sys.exit: absl and TensorFlow threads must not hold up, or add to, the one line.
     sys.stdout.flush()

@@ -5,22 +5,21 @@ wing weights/; models are built for the probe alone.
 """
 
 import gc
-import glob
 import importlib.util
 import os
-import shutil
 
 import numpy as np
 import tensorflow as tf
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError, say
-from convbert_tf.files import fetch, read_json, write_json
+from convbert_tf.files import fetch, is_address, read_json, undone_on_error, write_json
 from convbert_tf.modeling import huggingface as huggingface_models
 from convbert_tf.modeling import storing
 from convbert_tf.modeling.presets import build
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
-from convbert_tf.text import vocabulary
+from convbert_tf.text import stored_vocabulary, vocabulary
+from convbert_tf.text.vocabulary import Vocabulary
 from convbert_tf.training import checkpoints, optimization
 from convbert_tf.weights import huggingface, huggingface_files, names, original, presets
 from convbert_tf.weights.original import pretraining_config  # noqa: F401  public here
@@ -137,6 +136,7 @@ def convert(
     generator=False,
     pretrainer=False,
     optimizer=False,
+    strip_accents=None,
 ):
     """Writes the model in `source` to the directory `target` in another format.
 
@@ -156,6 +156,8 @@ def convert(
             generator and heads with random weights around its encoder.
         optimizer: whether Adam's moments of an original pre-training checkpoint go along, to
             target/checkpoints: `init_from=target` takes them up with `init_optimizer`.
+        strip_accents: whether accents are stripped; None for what `source` says, or where
+            `lower_case` is given, the same as that.
 
     Returns:
         list of (what, value), both str: the summary.
@@ -170,19 +172,21 @@ def convert(
     _check_options(from_format, to_format, generator, optimizer)
     if pretrainer:
         stored = storing.describe(as_pretrainer(build(stored)))
-    stored = stored.with_vocabulary(*_vocabulary(from_format, source, vocab_file, lower_case))
-    if to_format == "huggingface":
-        huggingface.write(stored, target, generator)
-    elif to_format == "preset":
-        if optimizer:
-            _write_run(stored, source, target)
-        presets.write(stored, target)
-    else:
-        _write_original(stored, target, task)
-    return _summary(
-        (from_format, huggingface.masked_lm(stored) if generator else stored, source),
-        (to_format, _read(target, None)[1], target),
-    )
+    given = Vocabulary(vocab_file, lower_case, strip_accents)
+    stored = stored.with_vocabulary(_vocabulary(from_format, source, given))
+    with undone_on_error(target):
+        if to_format == "huggingface":
+            huggingface.write(stored, target, generator)
+        elif to_format == "preset":
+            if optimizer:
+                _write_run(stored, source, target)
+            presets.write(stored, target)
+        else:
+            _write_original(stored, target, task)
+        return _summary(
+            (from_format, huggingface.masked_lm(stored) if generator else stored, source),
+            (to_format, _read(target, None)[1], target),
+        )
 
 
 def _check_options(from_format, to_format, generator, optimizer):
@@ -205,7 +209,7 @@ def _summary(source, target):
     rows += [
         ("tensors", f"{len(written.arrays)} here, {_count_tensors(to_format, directory)} there"),
         ("parameters", f"{written.num_parameters:,}"),
-        ("vocabulary", stored.vocab_file or "none"),
+        ("vocabulary", stored.vocabulary.path or "none"),
         ("written and read again", _difference(found, expected)),
     ]
     for (kind, each, path), ours in ((source, expected), (target, found)):
@@ -216,9 +220,12 @@ def _summary(source, target):
 
 def _read(source, config):
     """Format, Stored and local path of `source`."""
-    prefix = _checkpoint_prefix(source)
+    prefix = None
+    if not is_address(source) and not presets.is_described(source):
+        prefix = original.find(source)
     if prefix:
-        return "original", original.read(prefix, _original_config(prefix, config))[0], prefix
+        values, where = _original_config(prefix, config)
+        return "original", original.read(prefix, values, where)[0], prefix
     if config:
         raise UserError(f"{source} is no checkpoint of the original: it takes no config.")
     directory = fetch(source)
@@ -227,58 +234,47 @@ def _read(source, config):
     return "preset", presets.read(directory), directory
 
 
-def _checkpoint_prefix(source):
-    """`source` or what is in it, if that is a checkpoint of the original; else None."""
-    source = str(source)
-    if os.path.exists(f"{source}.index"):
-        return source
-    if not presets.is_original(source):
-        return None
-    found = glob.glob(os.path.join(glob.escape(source), "*.ckpt*.index"))
-    prefixes = sorted(path.removesuffix(".index") for path in found)
-    if len(prefixes) > 1:
-        prefixes = [tf.train.latest_checkpoint(source)]
-        if prefixes == [None]:
-            raise UserError(f"{source} holds several checkpoints: name one, without its suffix.")
-    return prefixes[0]
-
-
 def _original_config(prefix, config):
+    """The config of the checkpoint at `prefix`, and what names it in messages."""
     if config in SIZES:
-        return original.pretraining_config(getattr(ModelConfig, config)())
+        return original.pretraining_config(getattr(ModelConfig, config)()), config
     path = config or os.path.join(os.path.dirname(prefix), "config.json")
     if not os.path.exists(path):
         raise UserError(
             f"{prefix} does not tell its architecture: give --config, a JSON file of the "
             f"original's hyper-parameters or one of {', '.join(SIZES)}."
         )
-    values = read_json(path, "the config of an original checkpoint")
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no config of an original checkpoint.")
-    return values
+    return read_json(path, "the config of an original checkpoint", original.Config), path
 
 
-def _vocabulary(from_format, source, vocab_file, lower_case):
-    """The vocabulary's path (None without one) and whether texts are lower-cased."""
-    if vocab_file and not os.path.exists(vocab_file):
-        raise UserError(f"{vocab_file} is not there: a vocabulary is expected.")
-    found, said = None, True
+def _vocabulary(from_format, source, given):
+    """The Vocabulary of the model: what is not None in `given`, the rest as in `source`."""
+    if given.path and not os.path.exists(given.path):
+        raise UserError(f"{given.path} is not there: a vocabulary is expected.")
+    found = Vocabulary()
     if from_format == "original":
         beside = os.path.join(os.path.dirname(source), vocabulary.VOCAB_FILE)
-        found = beside if os.path.exists(beside) else None
-    elif not (vocab_file and lower_case is not None):
+        found = Vocabulary(beside if os.path.exists(beside) else None)
+    elif not (given.path and given.lower_case is not None):
         try:
-            found, said = vocabulary.find(source)
-        except UserError as error:
+            found = stored_vocabulary.find(source)
+        except stored_vocabulary.NoVocabularyError as error:
             say(f"no vocabulary: {error}")
-    return vocab_file or found, said if lower_case is None else lower_case
+    lower_case, strip_accents = found.lower_case, found.strip_accents
+    if given.lower_case is not None:
+        lower_case, strip_accents = given.lower_case, None
+    if given.strip_accents is not None:
+        strip_accents = given.strip_accents
+    return Vocabulary(given.path or found.path, lower_case, strip_accents)
 
 
 def _write_original(stored, target, task):
+    if stored.vocabulary.path:
+        presets.check_vocabulary(stored.vocabulary.path, stored.model_config)
     original.write(stored, os.path.join(target, CHECKPOINT), task)
     write_json(os.path.join(target, "config.json"), original.config_of(stored, task))
-    if stored.vocab_file:
-        shutil.copyfile(stored.vocab_file, os.path.join(target, vocabulary.VOCAB_FILE))
+    if stored.vocabulary.path:
+        vocabulary.copy(stored.vocabulary.path, os.path.join(target, vocabulary.VOCAB_FILE))
 
 
 def as_pretrainer(model):

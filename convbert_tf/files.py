@@ -1,13 +1,20 @@
 """Files that are there whole or not at all, and directories on the hub; no TensorFlow."""
 
 import contextlib
-import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 
-from convbert_tf.console import UserError
+from convbert_tf import schema
+from convbert_tf.console import UserError, reason
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -33,14 +40,18 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def only_one(folder):
-    """Within it, no other process is: a second one is refused. Does nothing for no folder ("")."""
+    """Within it, no other process is: a second one is refused. Does nothing for no folder ("").
+
+    Nor is a second one noticed where the system or the file system has no such locks.
+    """
     if not folder:
         yield
         return
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is at work in {folder}: end it first.") from None
         except OSError:  # a file system without locks
@@ -60,15 +71,65 @@ def write_json(path, value):
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_json(path, what):
-    """The JSON of the file at `path`; `what` names it in the error when it is not to be read."""
+def read_json(path, what, kind=None):
+    """The JSON of the file at `path`.
+
+    Args:
+        path: of the file.
+        what: names the content in the error when the file cannot be read.
+        kind: the type that the content must have (see schema.py); None for any.
+
+    Raises:
+        UserError: the file is not there, is no JSON, or its content is of another type.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            value = json.load(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is not there: {what} is expected.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}): {what} is expected.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {what} is expected.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply: {what} is expected.") from error
+    except ValueError as error:  # JSON, UTF-8, or a number of thousands of digits
+        raise UserError(f"{path} is no JSON ({reason(error)}): {what} is expected.") from error
+    if kind is not None:
+        schema.check(value, kind, path)
+    return value
+
+
+def sha256(path):
+    """SHA-256 of the file at `path`, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def undone_on_error(directory):
+    """Makes `directory`; after an error within, nothing is left of it if it was new or empty.
+
+    Folders above it that were made go as well. A directory with files is left as it is.
+    """
+    directory = os.path.abspath(directory)
+    is_new, missing = not os.path.lexists(directory), []
+    while not os.path.lexists(path := os.path.dirname((missing or [directory])[-1])):
+        missing.append(path)
+    os.makedirs(directory, exist_ok=True)
+    was_empty = not os.listdir(directory)
+    try:
+        yield
+    except BaseException:
+        if was_empty:
+            shutil.rmtree(directory, ignore_errors=True)
+        if was_empty and not is_new:
+            os.makedirs(directory, exist_ok=True)
+        with contextlib.suppress(OSError):  # somebody else has written there meanwhile
+            for path in missing:
+                os.rmdir(path)
+        raise
 
 
 def fetch(source):

@@ -203,7 +203,7 @@ def tree(tmp_path):
         ('        ":modeling/__init__",\n', ""),
         ('        ":serving/__init__",\n', ""),
         ('srcs = ["convbert_tf/modeling/layers.py"]', 'srcs = ["convbert_tf/layers.py"]'),
-        ('\npy_library(\n    name = "config"', '\npy_binary(\n    name = "config"'),
+        ('\npy_library(\n    name = "console"', '\npy_binary(\n    name = "console"'),
     ],
 )
 def test_a_planted_fault_in_build_is_noticed_and_mended(tree, old, new):

@@ -9,7 +9,6 @@ import re
 import keras
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 from convbert_tf import config, files
 from convbert_tf.console import UserError
@@ -27,7 +26,7 @@ ModelConfig = config.ModelConfig
         (ModelConfig, {"hidden_size": 0}, "hidden_size must be a whole number above 0, got 0."),
         (ModelConfig, {"vocab_size": -1}, "vocab_size must be a whole number above 0, got -1."),
         (ModelConfig, {"num_hidden_layers": 1.5}, "num_hidden_layers must be a whole number"),
-        (ModelConfig, {"vocab_size": "many"}, "vocab_size must be a whole number above 0, got 'm"),
+        (ModelConfig, {"vocab_size": "many"}, "vocab_size must be a whole number, got 'many'."),
         (ModelConfig, {"conv_kernel_size": 8}, "conv_kernel_size must be odd, got 8."),
         (ModelConfig, {"linear_groups": 3}, "linear_groups 3 must divide hidden_size 256 and int"),
         (ModelConfig, {"intermediate_size": 1023, "linear_groups": 2}, "intermediate_size 1023."),
@@ -48,7 +47,24 @@ ModelConfig = config.ModelConfig
         (config.TrainingConfig, {"strategy": "gpus"}, "strategy must be one of one_device, mirr"),
         (config.TrainingConfig, {"precision": "fp16"}, "precision must be one of float32, mixed"),
         (config.TrainingConfig, {"batch_size": 0}, "batch_size must be at least 1, got 0."),
-        (config.TrainingConfig, {"num_train_steps": 0}, "num_train_steps must be at least 1"),
+        (config.TrainingConfig, {"num_train_steps": -1}, "num_train_steps must not be negative"),
+        (config.TrainingConfig, {"num_train_steps": "9"}, "must be a whole number, got '9'."),
+        (config.TrainingConfig, {"seed": True}, "seed must be a whole number, got True."),
+        (config.TrainingConfig, {"jit_compile": "no"}, "jit_compile must be true or false, got 'n"),
+        (config.TrainingConfig, {"clip_norm": None}, "clip_norm must be a number, got None."),
+        (config.TrainingConfig, {"clip_norm": math.inf}, "clip_norm must be finite, got inf."),
+        (config.TrainingConfig, {"clip_norm": math.nan}, "clip_norm must not be negative, got nan"),
+        (config.TrainingConfig, {"batch_size": math.nan}, "batch_size must be a whole number, got"),
+        (config.TrainingConfig, {"model_dir": 3}, "model_dir must be a string, got 3."),
+        (config.TaskConfig, {"num_train_epochs": 1e30}, "must be at most 1,000,000, got 1e+30."),
+        (config.TaskConfig, {"name": ["cola"]}, "name must be a string, got ['cola']."),
+        (config.DataConfig, {"shards_per_round": 0}, "shards_per_round must be at least 1, got 0."),
+        (ModelConfig, {"head_ratio": math.inf}, "head_ratio must be at least 1, got inf."),
+        (
+            config.PretrainingExperiment,
+            {"training": config.TrainingConfig()},
+            "num_train_steps must be at least 1: a pre-training has no epochs to end by.",
+        ),
         (config.TrainingConfig, {"steps_per_loop": -2}, "steps_per_loop must be at least 1"),
         (config.TrainingConfig, {"checkpoint_interval": 0}, "checkpoint_interval must be at"),
         (config.TrainingConfig, {"learning_rate": 0.0}, "learning_rate must be positive, got 0."),
@@ -59,7 +75,7 @@ ModelConfig = config.ModelConfig
         (ModelConfig, {"initializer_range": -1.0}, "initializer_range must be positive, got -1."),
         (
             config.PretrainingExperiment,
-            {"training": config.TrainingConfig(layerwise_lr_decay=0.8)},
+            {"training": config.TrainingConfig(num_train_steps=9, layerwise_lr_decay=0.8)},
             "layerwise_lr_decay is for fine-tuning",
         ),
         (
@@ -172,7 +188,25 @@ def test_an_unknown_section_or_key_of_an_experiment_is_refused():
 
 def test_what_an_experiment_does_not_say_is_the_default():
     found = config.from_config_dict(config.PretrainingExperiment, {"training": {"seed": 7}})
-    assert found == config.PretrainingExperiment(training=config.TrainingConfig(seed=7))
+    training = config.TrainingConfig(seed=7, num_train_steps=1_000_000)
+    assert found == config.PretrainingExperiment(training=training)
+    found = config.from_config_dict(config.FinetuningExperiment, {"training": {"seed": 7}})
+    assert found == config.FinetuningExperiment(training=config.TrainingConfig(seed=7))
+
+
+def test_a_path_takes_its_home_folder_and_any_kind_of_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    training = config.TrainingConfig(model_dir="~/runs/x", init_from=pathlib.Path("a", "b"))
+    assert (training.model_dir, training.init_from) == ("/home/me/runs/x", "a/b")
+    assert config.TaskConfig(init_from="hf://me/x~1").init_from == "hf://me/x~1"
+
+
+def test_every_setting_says_what_it_means():
+    for cls in (config.PretrainingExperiment, config.FinetuningExperiment):
+        for section in vars(cls()).values():
+            for field in dataclasses.fields(section):
+                meaning = field.metadata["meaning"]
+                assert len(meaning) > 10 and meaning.endswith("."), field.name
 
 
 def load_file(path):
@@ -264,13 +298,16 @@ def test_the_published_runs_have_the_settings_of_the_paper(size, batch_size, lea
 def parse(monkeypatch):
     """What a binary gets of `--config=... --config.a.b=...`."""
 
-    def parse(*arguments):
+    def parse(*arguments, cls=None):
         argv = ["binary", *arguments]
         monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for the overrides
+        if cls is None:
+            tasks = "finetune" in arguments[0]
+            cls = config.FinetuningExperiment if tasks else config.PretrainingExperiment
         values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+        flag = config.ConfigFlag(cls(), "A file.", values)
         values(argv)
-        return config.from_config_dict(experiment_class(holder.value), holder.value)
+        return flag.experiment()
 
     return parse
 

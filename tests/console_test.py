@@ -87,7 +87,7 @@ def test_a_tilde_in_a_flag_is_the_home_folder(binary, tmp_path, monkeypatch):
         ("--do=missing_file", 1, "[Errno 2] No such file or directory: 'no/such/file'"),
         ("steps=4", 1, "unexpected argument 'steps=4'; flags look like --name=value."),
         ("--step=4", 2, "Unknown command line flag 'step'. Did you mean: steps ?"),
-        ("--steps=many", 2, "flag --steps=many: invalid literal"),
+        ("--steps=many", 2, "flag --steps=many: 'many' is no whole number"),
         ("--config.training.batchsize=4", 2, "batchsize"),
         ("--config.training.batch_size=many", 2, "many"),
     ],
@@ -115,9 +115,19 @@ def test_an_interrupt_ends_quietly_with_130(binary):
     assert (result.returncode, result.stderr) == (130, "")
 
 
-def test_help_names_the_flags(binary):
-    result = binary("--help")
-    assert "Does as it is told." in result.stdout and "--steps" in result.stdout
+@pytest.mark.parametrize("argument", ["--help", "-h", "-?", "--helpshort", "--helpfull"])
+def test_help_names_the_flags(binary, argument):
+    result = binary(argument, "--no_such_flag")
+    assert (result.returncode, result.stderr) == (0, "")
+    usage, empty, doc, *_ = result.stdout.splitlines()
+    assert usage.startswith("Usage: python ") and not empty and doc == "Does as it is told."
+    assert "  --steps  (default: 1)\n      Steps.\n" in result.stdout
+    assert ("--[no]logtostderr" in result.stdout) == (argument == "--helpfull")
+
+
+def test_help_in_xml_names_the_flags(binary):
+    result = binary("--helpxml")
+    assert result.returncode == 0 and "<name>steps</name>" in result.stdout
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A file is replaced whole, or stays as it was."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -66,3 +67,14 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
     first.communicate()
     with only_one(tmp_path / "run"), only_one(""):
         pass
+
+
+def test_without_file_locks_the_work_goes_on(tmp_path):
+    code = (
+        "import sys; sys.modules['fcntl'] = None  # as on Windows\n"
+        "from convbert_tf.files import only_one, write_json\n"
+        "with only_one(sys.argv[1]): write_json(sys.argv[1] + '/a.json', [1])"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)
+    assert (tmp_path / "a.json").exists()

@@ -50,9 +50,9 @@ def unknown_flags(text):
                     value = getattr(value, name, None)
                 known = value is not None
             else:
-                known = {f'"{flag}"', f'"{flag.removeprefix("no")}"'} & set(
-                    re.findall(r'"\w+"', source)
-                )
+                named = {"config"} if "ConfigFlag(" in source else set()
+                named |= set(re.findall(r'"(\w+)"', source))
+                known = {flag, flag.removeprefix("no")} & named
             found += [] if known else [f"{tool} --{flag}"]
     return found
 

@@ -88,8 +88,10 @@ def make_task(
     """A PretrainingTask; `poisoned`: a function of the step, whether its loss is not a number."""
     options = BATCHES | options
 
-    def train_dataset(start_step, context):
-        dataset = input_pipeline.pretraining_dataset(data_dir, start_step, context, **options)
+    def train_dataset(start_step, context, **place):
+        dataset = input_pipeline.pretraining_dataset(
+            data_dir, start_step, context, **options, **place
+        )
         if poisoned is None:
             return dataset
 

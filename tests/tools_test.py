@@ -1,11 +1,16 @@
 """The binaries: one clear line for a mistake, and what they say when all goes well."""
 
+import dataclasses
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from convbert_tf import config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -40,16 +45,44 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
     [
         ("pretrain", [PRETRAIN, "--config.training.batchsize=4"], 2, ["batch_size"]),
         ("pretrain", [PRETRAIN, "--config.training.batch_size=many"], 2, ["many"]),
+        ("pretrain", [PRETRAIN, "--config.trainings.seed=4"], 2, ["no 'trainings'; did you mean"]),
+        ("pretrain", [PRETRAIN, "--config.data.cache=x"], 2, ["'x' is neither true nor false"]),
+        ("pretrain", [PRETRAIN, f"--config.training.seed={2**70}"], 1, ["must be below 2**63"]),
+        ("pretrain", ["--flagfile=no/file"], 2, ["Unable to open flagfile"]),
+        ("make_documentation_data", ["--output_dir=README.md"], 1, ["README.md is no folder."]),
+        ("update_build", ["--root=no/tree", "--check"], 1, ["no/tree has no folder convbert_tf."]),
         ("pretrain", [PRETRAIN, "--no_such_flag=1"], 2, ["no_such_flag"]),
         ("pretrain", [PRETRAIN, "--config.model.hidden_size=10"], 1, ["num_attention_heads"]),
         ("pretrain", [PRETRAIN], 1, ["--config.data.train_dir"]),
-        ("pretrain", ["--config=configs/missing.py"], 1, ["missing.py"]),
-        ("pretrain", [], 2, ["--config"]),
+        (
+            "pretrain",
+            ["--config=configs/pretrain_smal.py"],
+            2,
+            [
+                "flag --config=configs/pretrain_smal.py: there is no such file; did you mean "
+                "configs/pretrain_small.py"
+            ],
+        ),
+        ("pretrain", ["--config=pretrain_tiny.py"], 2, ["did you mean configs/pretrain_tiny.py?"]),
+        (
+            "pretrain",
+            ["--config=x"],
+            2,
+            ["x: there is no such file; in configs there are finetune_glue.py,"],
+        ),
+        ("pretrain", ["--config=configs"], 2, ["it is a folder: name a file in it, finetune_glue"]),
+        ("pretrain", ["--config=README.md"], 2, ["README.md: a config is a Python file"]),
+        ("pretrain", [f"{PRETRAIN}:x"], 2, ["pretrain_tiny.py:x: it takes nothing after a colon."]),
+        ("pretrain", [FINETUNE], 2, ["it has the sections task, training, but here data, model"]),
+        ("finetune", [f"{FINETUNE}a"], 2, ["colaa: no task 'colaa'; there are cola, sst2, mrpc"]),
+        ("finetune", ["--config=configs/finetune_squad.py:v3"], 2, ["no version 'v3' of SQuAD"]),
+        ("finetune", ["--config=configs/quickstart.py:x"], 2, ["'x'; there are cola, squad_v1."]),
+        ("pretrain", [], 2, ["pretrain.py: error: --config is required."]),
         ("pretrain", [PRETRAIN, "stray"], 1, ["'stray'"]),
         ("finetune", [FINETUNE, "--config.task.data_dri=x"], 2, ["data_dir"]),
         ("export_saved_model", ["--preset=x"], 2, ["output_dir"]),
         ("export_saved_model", ["--preset=x", "--output_dir=y", "--max_seq_length=3"], 2, ["3"]),
-        ("compare_runs", ["--run=no/such/run"], 1, ["no/such/run/eval_results.json is not there"]),
+        ("compare_runs", ["--run=no/such/run"], 1, ["'no/such/run' is no run that has been eval"]),
         ("build_pretraining_data", ["--input=x", "--output_dir=y"], 2, ["vocab_file"]),
         (
             "build_pretraining_data",
@@ -101,7 +134,91 @@ def test_compare_runs_prints_scores_beside_baselines(tmp_path):
     assert second.split() == ["two", "accuracy", "0.5", "(baseline", "0.25)"]
 
 
-def test_help_names_the_flags():
-    process = run_tool("pretrain", "--help")
-    assert "--config" in process.stdout and "Pre-trains a ConvBERT" in process.stdout
-    assert "Traceback" not in process.stderr
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "tools").glob("*.py"))])
+def test_help_is_usage_and_our_flags(name):
+    process = run_tool(name, "--help")
+    assert (process.returncode, process.stderr) == (0, "")
+    usage, *_ = lines = process.stdout.splitlines()
+    assert usage.startswith(f"Usage: python tools/{name}.py")
+    assert usage.endswith(" [--flag=value ...]") and "Flags:" in lines
+    assert not re.search(r"\b(absl|pdb|logtostderr)\b", process.stdout)
+    longer = run_tool(name, "--helpfull")
+    assert longer.returncode == 0 and "--[no]logtostderr" in longer.stdout
+    assert longer.stdout.startswith(process.stdout)
+
+
+def values_in_help(text):
+    return dict(re.findall(r"^  --config\.([\w.]+)=(.*)\n {6}\S", text, re.M))
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment"),
+    [
+        ("pretrain", config.PretrainingExperiment()),
+        ("finetune", config.FinetuningExperiment(training=config.finetuning_defaults())),
+    ],
+)
+def test_help_lists_every_value_of_a_config(name, experiment):
+    expected = {
+        f"{section}.{key}": str(value)
+        for section, values in dataclasses.asdict(experiment).items()
+        for key, value in values.items()
+    }
+    assert values_in_help(run_tool(name, "--help").stdout) == expected
+
+
+def test_help_shows_the_values_of_a_config_file():
+    process = run_tool("pretrain", PRETRAIN, "--help")
+    assert "in configs/pretrain_tiny.py:" in process.stdout
+    assert values_in_help(process.stdout)["training.num_train_steps"] == "550"
+    assert_one_line(run_tool("pretrain", "--config=x.py", "--help"), 2, "--config=x.py: there is")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = (1", "line 1: '(' was never closed."),
+        ("\n\nimport no_such_package", "line 3: ModuleNotFoundError: No module named"),
+        ("x = 1", "it has no function get_config()."),
+        ("def get_config():\n    pass", "its get_config() returns a NoneType"),
+        ("def get_config():\n    return {'training': 1}", "its get_config() returns a dict"),
+        ("def get_config(name):\n    pass", "it needs a name after a colon."),
+        ("\ndef get_config():\n    return 1 / 0", "line 3: ZeroDivisionError: division by zero."),
+        ("open('no/file')", "No such file or directory: 'no/file'"),
+        ("raise SystemExit(3)", "line 1: SystemExit: 3."),
+        (
+            "from convbert_tf import config\n"
+            "def get_config():\n    return config.FinetuningExperiment(task=3)",
+            "has sections, each with keys and values.",
+        ),
+    ],
+)
+def test_a_config_file_that_fails_is_told_in_one_line(tmp_path, source, message):
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    process = run_tool("finetune", f"--config={path}")
+    assert_one_line(process, 2, f"flag --config={path}: ", message)
+
+
+def test_a_config_file_may_return_the_experiment_itself(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from convbert_tf import config\n"
+        "def get_config():\n"
+        "    return config.PretrainingExperiment(data=config.DataConfig(max_seq_length=64))\n"
+    )
+    process = run_tool("pretrain", f"--config={path}", "--config.data.cache=true")
+    assert_one_line(process, 1, "set --config.data.train_dir and --config.training.model_dir.")
+    help = run_tool("pretrain", f"--config={path}", "--help").stdout
+    assert values_in_help(help)["data.max_seq_length"] == "64"
+
+
+def test_a_config_named_from_another_folder_is_found_by_its_right_path(tmp_path):
+    process = subprocess.run(
+        [sys.executable, ROOT / "tools" / "pretrain.py", PRETRAIN],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    right = os.path.relpath(ROOT / "configs" / "pretrain_tiny.py", tmp_path)
+    assert_one_line(process, 2, f"there is no such file; did you mean {right}")

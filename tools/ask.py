@@ -47,7 +47,10 @@ def main(_):
 
 
 def _plain(value):
-    return value.decode("utf-8") if isinstance(value, bytes) else value.tolist()
+    """A value as JSON can hold it; bytes of an answer that are not UTF-8 are shown as \\\\xff."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value.tolist()
 
 
 if __name__ == "__main__":

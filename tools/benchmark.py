@@ -1,4 +1,4 @@
-"""Measures this package and other implementations side by side and prints a table a section.
+r"""Measures this package and other implementations side by side and prints a table a section.
 
     python tools/benchmark.py --sections=forward,step --json=benchmark.json
 

@@ -3,10 +3,11 @@
     python tools/build_pretraining_data.py --input='data/*.txt' --vocab_file=vocab.txt \
         --output_dir=records
 
-Input: .txt with a paragraph or a sentence a line and a blank line between documents, or .jsonl with
-a document a line in the field "text"; both also as .gz or .xz; or, with --tfds=name:split, text
-sets of TensorFlow Datasets. Writes shard-*.tfrecord, vocab.txt and, when all is there,
-manifest.json. With --runner, Apache Beam builds the same files, on a cluster if need be.
+Input: .txt with a paragraph or a sentence a line and a blank line between documents, or .jsonl (or
+.json of such lines) with a document a line in the field "text"; all also as .gz or .xz; or, with
+--tfds=name:split, text sets of TensorFlow Datasets. Writes shard-*.tfrecord, vocab.txt and, when
+all is there, manifest.json. With --runner, Apache Beam builds the same files, on a cluster if need
+be.
 """
 
 from absl import flags
@@ -38,6 +39,7 @@ flags.DEFINE_bool(
     "Default: true for electra, false for convbert.",
 )
 flags.DEFINE_bool("lower_case", True, "For uncased vocabularies: lower-case and strip accents.")
+flags.DEFINE_bool("strip_accents", None, "Default: as lower_case; no: lower-case alone.")
 flags.DEFINE_bool("deduplicate", False, "Leave out documents equal to an earlier one.")
 flags.DEFINE_integer("seed", 0, "Seed of the segments' random lengths.")
 flags.DEFINE_integer(
@@ -78,15 +80,18 @@ def main(_):
         segment_rule=FLAGS.segment_rule,
         keep_long_lines=FLAGS.keep_long_lines,
         lower_case=FLAGS.lower_case,
+        strip_accents=FLAGS.strip_accents,
         deduplicate=FLAGS.deduplicate,
         seed=FLAGS.seed,
         num_workers=FLAGS.num_workers,
         overwrite=FLAGS.overwrite,
         run=run,
     )
+    share = 100 * manifest["num_unknown"] / manifest["num_tokens"]
     console.say(
         f"{FLAGS.output_dir}: {manifest['num_records']:,} records, {manifest['num_tokens']:,} "
-        f"tokens of {manifest['num_documents']:,} documents in {len(manifest['shards'])} shards."
+        f"tokens, {share:.2f}% of them [UNK], of {manifest['num_documents']:,} documents in "
+        f"{len(manifest['shards'])} shards."
     )
 
 

@@ -34,6 +34,11 @@ VOCAB_FILE = flags.DEFINE_string("vocab_file", None, "Default: the one that is w
 LOWER_CASE = flags.DEFINE_bool(
     "lower_case", None, "Whether texts are lower-cased. Default: what the model says, or true."
 )
+STRIP_ACCENTS = flags.DEFINE_bool(
+    "strip_accents",
+    None,
+    "Whether accents are stripped. Default: what the model says, or as --lower_case if given.",
+)
 TASK = flags.DEFINE_string("task", None, "To write a head as the original: its task, say mnli.")
 GENERATOR = flags.DEFINE_bool(
     "generator", False, "Write a pretrainer's generator, as Hugging Face's masked LM."
@@ -59,6 +64,7 @@ def main(_):
         config=CONFIG.value,
         vocab_file=VOCAB_FILE.value,
         lower_case=LOWER_CASE.value,
+        strip_accents=STRIP_ACCENTS.value,
         task=TASK.value,
         generator=GENERATOR.value,
         pretrainer=PRETRAINER.value,

@@ -6,6 +6,7 @@ writes corpus/{train,heldout}.txt (one sentence a line), acceptability/{train,de
 format), qa/{train,dev}.json (SQuAD v1.1's format) and manifest.json. TensorFlow is not loaded.
 """
 
+import os
 import pathlib
 import sys
 
@@ -30,6 +31,8 @@ flags.DEFINE_integer("workers", 2, "Processes that read source files.", lower_bo
 
 
 def main(_):
+    if os.path.exists(FLAGS.output_dir) and not os.path.isdir(FLAGS.output_dir):
+        raise console.UserError(f"output_dir {FLAGS.output_dir} is no folder.")
     documentation.write_data(
         FLAGS.output_dir, FLAGS.seed, FLAGS.corpus_file, FLAGS.max_bytes, FLAGS.workers
     )

@@ -13,7 +13,11 @@ from convbert_tf.training import plots
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("run", None, "The model_dir of a run; may be given again.", required=True)
 flags.DEFINE_string("output_file", None, ".svg or .png.", required=True)
-flags.DEFINE_list("metrics", list(plots.METRICS), "A panel each; names as in metrics.jsonl.")
+flags.DEFINE_list(
+    "metrics",
+    None,
+    "A panel each; names as in metrics.jsonl. Default: the losses and scores there.",
+)
 
 
 def main(_):

@@ -1,4 +1,4 @@
-"""Pre-trains a ConvBERT on records of tools/build_pretraining_data.py.
+r"""Pre-trains a ConvBERT on records of tools/build_pretraining_data.py.
 
     python tools/pretrain.py --config=configs/pretrain_small.py \
         --config.data.train_dir=data/train --config.data.eval_dir=data/heldout \
@@ -10,19 +10,17 @@ runs/small --config.training.init_optimizer to take the optimiser's moments alon
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from convbert_tf import config, console
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+CONFIG = config.ConfigFlag(config.PretrainingExperiment(), "A file of configs/.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Resume a run whose config was another one."
 )
-flags.mark_flag_as_required("config")
 
 
 def main(_):
-    experiment = config.from_config_dict(config.PretrainingExperiment, CONFIG.value)
+    experiment = CONFIG.experiment()
     experiment.require_directories()
 
     console.load_tensorflow("orbit")
@@ -32,4 +30,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, CONFIG.help)

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Sets everything up and runs all tests, the slow ones too; arguments go to pytest:
+# Sets everything up and runs all tests, the slow ones too; further arguments go to pytest:
 #
-#     bash tools/test.sh -m 'not slow' tests/squad_test.py
+#     bash tools/test.sh -m 'not slow' tests/tasks/squad_test.py
+#     bash tools/test.sh --peers
+#
+# --peers, the first argument, installs PyTorch and transformers and runs the tests that compare with
+# them; without it those are left out.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +14,12 @@ fail() {
   exit 1
 }
 
-bash tools/setup.sh dev
+packages=dev marker="not peers"
+if [[ ${1:-} == --peers ]]; then
+  packages=peers marker=peers
+  shift
+fi
+bash tools/setup.sh "$packages"
 
 .venv/bin/ruff check --quiet . || fail "\`.venv/bin/ruff check .\` finds the faults above."
 .venv/bin/ruff format --check --quiet . || fail "run \`.venv/bin/ruff format .\` on the files above."
@@ -19,4 +28,4 @@ bash tools/setup.sh dev
 unset TF_USE_LEGACY_KERAS
 export KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3
 # Two processes, a file to each at a time: most tests wait for other processes or compute on one core.
-exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile -m "$marker" "$@"

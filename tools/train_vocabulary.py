@@ -2,7 +2,7 @@
 
     python tools/train_vocabulary.py --input='data/*.txt' --vocab_size=30522 --output_file=vocab.txt
 
-Input as for build_pretraining_data.py. Of much text a sample is read, the first documents of every
+Input as for build_pretraining_data.py. Of much text a sample is taken, spread evenly over every
 file: what a vocabulary holds hardly changes after some hundred megabytes.
 """
 
@@ -17,7 +17,10 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string("output_file", None, "Vocabulary to write.", required=True)
 flags.DEFINE_integer("vocab_size", 30522, "Pieces, with the special ones.", lower_bound=100)
 flags.DEFINE_bool("lower_case", True, "For an uncased vocabulary: lower-case and strip accents.")
-flags.DEFINE_integer("max_megabytes", 200, "Text to read, in MB.", lower_bound=1)
+flags.DEFINE_bool("strip_accents", None, "Default: as lower_case; no: lower-case alone.")
+flags.DEFINE_integer(
+    "max_megabytes", 200, "Text to learn from, in MB, in equal shares of all files.", lower_bound=1
+)
 
 
 def main(_):
@@ -28,7 +31,9 @@ def main(_):
     texts = text_files.sample_texts(
         text_files.find_files(FLAGS.input), FLAGS.max_megabytes * 1_000_000
     )
-    vocab = vocabulary_training.train_vocab(texts, FLAGS.vocab_size, FLAGS.lower_case)
+    vocab = vocabulary_training.train_vocab(
+        texts, FLAGS.vocab_size, FLAGS.lower_case, FLAGS.strip_accents
+    )
     vocabulary.save_vocab(FLAGS.output_file, vocab)
     console.say(f"{FLAGS.output_file}: {len(vocab):,} pieces.")
 

@@ -37,7 +37,7 @@ HEADER = '''\
 """ConvBERT for TensorFlow 2: Bazel targets, written by tools/update_build.py; do not edit.
 
 Each source is a target of its own, named by its path without .py, and in convbert_tf/ without that
-folder as well: //:config, //:modeling/layers, //:tools/pretrain, //:tests/modeling/layers_test.
+folder as well: //:console, //:modeling/layers, //:tools/pretrain, //:tests/modeling/layers_test.
 Three things are otherwise:
 - //:convbert_tf is convbert_tf/__init__.py, the package as its users import it, and needs all its
   public modules; so does //:serving/__init__ for those of serving. No module of the package needs
@@ -59,6 +59,8 @@ licenses(["notice"])
 
 def main(_):
     root = pathlib.Path(ROOT.value)
+    if not (root / PACKAGE).is_dir():
+        raise console.UserError(f"{root} has no folder {PACKAGE}.")
     path, text = root / "BUILD", build_text(root)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return

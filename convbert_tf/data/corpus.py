@@ -7,6 +7,7 @@ by byte for any number of workers, a build that was broken off goes on where it 
 corpus_beam.py makes the same files on a cluster.
 """
 
+import collections
 import concurrent.futures
 import functools
 import glob
@@ -28,11 +29,13 @@ from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, MANIFEST
 from convbert_tf.files import write_bytes
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.text.vocabulary import file_content
+from convbert_tf.text.vocabulary import file_content, strips_accents
+from convbert_tf.text.vocabulary_training import warn_unknown
 
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
 _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough for the caches
+_MAX_EXAMPLES = 8  # of words that are [UNK]
 _BYTES_PER_WORKER = 30e6  # of text; a worker takes as long to start as to read them
 
 
@@ -85,7 +88,9 @@ class ShardBuilder:
     def __init__(self, settings, output_dir):
         self._settings, self._output_dir = settings, output_dir
         self._tokenizer = WordPieceTokenizer(
-            os.path.join(output_dir, "vocab.txt"), lower_case=settings["lower_case"]
+            os.path.join(output_dir, "vocab.txt"),
+            settings["lower_case"],
+            settings["strip_accents"],
         )
         special = (self._tokenizer.cls_id, self._tokenizer.sep_id)
         self._cls, self._sep = (records.pack([token])[0] for token in special)
@@ -93,11 +98,12 @@ class ShardBuilder:
     def __call__(self, number, texts, num_bytes):
         """Writes the shard of chunk `number`, if it gives a record; returns the shard's account."""
         account = {"chunk": number, "file": f"shard-{number:05d}.tfrecord", "tokens": 0}
-        account |= {"documents": len(texts), "bytes": num_bytes}
+        account |= {"unknown": 0, "documents": len(texts), "bytes": num_bytes}
 
         def encoded():
-            for example in self._examples(texts, f"{self._settings['seed']}/{number}"):
+            for example, unknown in self._examples(texts, f"{self._settings['seed']}/{number}"):
                 account["tokens"] += len(example["segment_ids"])  # a byte each
+                account["unknown"] += unknown
                 yield records.encode_packed(example)
 
         path = os.path.join(self._output_dir, account["file"])
@@ -106,6 +112,8 @@ class ShardBuilder:
         except tf.errors.OpError as error:
             raise UserError(f"cannot write {path}: {reason(error)}") from error
         account["file_bytes"] = os.path.getsize(path)
+        if account["unknown"]:
+            account["unknown_words"] = self._unknown_words(texts)
         if not account["records"]:
             os.remove(path)
         return account
@@ -117,13 +125,15 @@ class ShardBuilder:
         documents = [text.split("\n") for text in texts]
         ids, edges = self._tokenize(list(itertools.chain.from_iterable(documents)))
         packed, places = records.pack(ids)
+        unknown = np.append(0, np.cumsum(ids == self._tokenizer.unk_id)).data  # before each token
         line = 0
         for document in documents:
             ends = edges[line : line + len(document) + 1]
             line += len(document)
             sentences = [(start, end) for start, end in itertools.pairwise(ends) if start < end]
             for first, second in segment_pairs(sentences, *options, rng):
-                yield self._example(packed, places, first, second)
+                number = sum(unknown[end] - unknown[start] for start, end in (*first, *second))
+                yield self._example(packed, places, first, second), number
 
     def _tokenize(self, lines):
         """All tokens of `lines` in one array, and the edges between the lines in it."""
@@ -133,6 +143,18 @@ class ShardBuilder:
             ids.append(tokens.flat_values.numpy())
             lengths += tokens.row_lengths().numpy().tolist()
         return np.concatenate(ids), list(itertools.accumulate(lengths, initial=0))
+
+    def _unknown_words(self, texts):
+        """The first words of `texts` that are [UNK], as examples."""
+        found = {}
+        for line in itertools.chain.from_iterable(text.split("\n") for text in texts):
+            ids, starts, ends = self._tokenizer.tokenize_with_offsets([line])
+            for place in np.flatnonzero(ids.values == self._tokenizer.unk_id):
+                word = line.encode("utf-8")[starts.values[place] : ends.values[place]]
+                found[word.decode("utf-8", "replace")] = None
+                if len(found) == _MAX_EXAMPLES:
+                    return list(found)
+        return list(found)
 
     def _example(self, packed, places, first, second):
         """A record of two segments (token ranges), as `records.encode_packed` takes it."""
@@ -159,6 +181,7 @@ def build(
     segment_rule="electra",
     keep_long_lines=None,
     lower_case=True,
+    strip_accents=None,
     deduplicate=False,
     seed=0,
     num_workers=None,
@@ -180,6 +203,7 @@ def build(
         keep_long_lines: whether what does not fit into an example begins the next one. The original
             drops it: of Wikipedia, with a paragraph a line, more than a quarter. Default: True for
             "electra", False for "convbert".
+        lower_case, strip_accents: of texts, see WordPieceTokenizer.
         deduplicate: leave out documents equal to an earlier one. About 100 bytes of memory for
             each document, none of its text.
         num_workers: processes; default: one for each core this process may use, but no more than
@@ -192,12 +216,13 @@ def build(
 
     Returns:
         The manifest: `format`, the settings, `vocab_size`, `num_records`, `num_tokens` (with the
-        special ones), `num_documents`, `num_bytes` (of the unpacked input) and `shards`, a list of
-        `chunk`, `file`, `records`, `tokens`, `documents`, `bytes` (of input), `file_bytes`.
+        special ones), `num_unknown` ([UNK] among them), `num_documents`, `num_bytes` (of the
+        unpacked input), `unknown_words` (examples) and `shards`, a list of `chunk`, `file`,
+        `records`, `tokens`, `unknown`, `documents`, `bytes` (of input), `file_bytes`.
 
     Raises:
         UserError: no text, text or vocabulary that cannot be read, an impossible option, or
-            records of other settings in `output_dir`.
+            records of other settings or of other text in `output_dir`.
     """
     if segment_rule not in SEGMENT_RULES:
         raise UserError(f"segment_rule is {segment_rule!r}: choose {' or '.join(SEGMENT_RULES)}.")
@@ -208,13 +233,13 @@ def build(
     inside = [file for file in files if os.path.realpath(file).startswith(own)]
     if inside:
         raise UserError(f"{inside[0]}, of the input, lies in output_dir: name another folder.")
+    for file in files:
+        text_files.check(file)
     num_workers = _useful_workers(files, tfds) if num_workers is None else num_workers
     if num_workers < 1 or chunk_bytes < 1:
         raise UserError(f"num_workers={num_workers}, chunk_bytes={chunk_bytes}: 1 is the least.")
     splits = tfds_text.find_splits(tfds)
     vocab = file_content(vocab_file)
-    identity = [(os.path.basename(file), os.path.getsize(file)) for file in files]
-    identity += [tfds_text.identity(split) for split in splits]
     settings = {
         "max_seq_length": max_seq_length,
         "segment_rule": segment_rule,
@@ -222,11 +247,12 @@ def build(
         if keep_long_lines is None
         else keep_long_lines,
         "lower_case": lower_case,
+        "strip_accents": strips_accents(lower_case, strip_accents),
         "deduplicate": deduplicate,
         "seed": seed,
         "chunk_bytes": chunk_bytes,
         "vocab_sha256": hashlib.sha256(vocab).hexdigest(),
-        "input_sha256": hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest(),
+        "inputs": _identities(files) + [tfds_text.identity(split) for split in splits],
     }
     os.makedirs(output_dir, exist_ok=True)
     finished = _earlier_shards(output_dir, settings, overwrite)
@@ -235,19 +261,49 @@ def build(
         with open(manifest_file, encoding="utf-8") as file:
             manifest = json.load(file)
         if all(shard["chunk"] in finished for shard in manifest["shards"]):
-            return manifest
+            return _warned(manifest)
     write_bytes(os.path.join(output_dir, "vocab.txt"), vocab)
     run = run or functools.partial(_run_here, num_workers=num_workers)
     _build_missing([*files, *splits], output_dir, settings, finished, run)
     manifest = _manifest(settings, vocab.count(b"\n"), finished)
     write_bytes(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
+    return _warned(manifest)
+
+
+def _identities(files):
+    """What tells each input file from others, wherever it lies: name, size, hash of its content."""
+
+    def identity(path):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return [os.path.basename(path), os.path.getsize(path), digest]
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(identity, files))
+
+
+def _warned(manifest):
+    """`manifest`; a line on the terminal says so where too much of the text is [UNK]."""
+    warn_unknown(
+        manifest["num_unknown"],
+        manifest["num_tokens"],
+        collections.Counter(manifest["unknown_words"]),
+        "is the vocabulary for this language and casing?",
+    )
     return manifest
 
 
 def _useful_workers(files, tfds):
-    cores = len(os.sched_getaffinity(0))
+    cores = _usable_cores()
     size = sum(os.path.getsize(file) for file in files)
     return cores if tfds else max(1, min(cores, int(size / _BYTES_PER_WORKER)))
+
+
+def _usable_cores():
+    """Cores that this process may use; where the system does not say (macOS), all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _earlier_shards(output_dir, settings, overwrite):
@@ -263,15 +319,19 @@ def _earlier_shards(output_dir, settings, overwrite):
         with open(log, encoding="utf-8") as file:  # the last line may have been broken off
             lines = [json.loads(line) for line in file if line.endswith("\n")]
     earlier, accounts = (lines[0], lines[1:]) if lines else ({}, [])
+    earlier.setdefault("strip_accents", earlier.get("lower_case"))  # not in logs of old builds
     differing = [name for name, value in settings.items() if earlier.get(name) != value]
     if differing and shards and not overwrite:
-        name = differing[0]
-        what = {"input_sha256": "other input", "vocab_sha256": "another vocabulary"}.get(
-            name, f"{name}={earlier.get(name, 'unknown')}, not {settings[name]}"
-        )
+        name, hint = differing[0], ""
+        what = f"{name}={earlier.get(name, 'unknown')}, not {settings.get(name)}"
+        if name == "inputs":
+            what = "other input"
+            hint = f" ({_difference(earlier.get(name, []), settings[name])})"
+        elif name == "vocab_sha256":
+            what = "another vocabulary"
         raise UserError(
             f"{output_dir} holds records built with {what}: choose another output directory, or "
-            "overwrite to build them again."
+            f"overwrite to build them again{hint}."
         )
     sizes = {os.path.basename(path): os.path.getsize(path) for path in shards}
     kept = {
@@ -285,6 +345,19 @@ def _earlier_shards(output_dir, settings, overwrite):
     lines = [json.dumps(line) + "\n" for line in (settings, *kept.values())]
     write_bytes(log, "".join(lines).encode("utf-8"))
     return kept
+
+
+def _difference(earlier, inputs):
+    """Which of the `inputs` are others than at an `earlier` build; see _identities."""
+    earlier, inputs = ({each[0]: each for each in them} for them in (earlier, inputs))
+    changed = {name for name in inputs.keys() & earlier.keys() if inputs[name] != earlier[name]}
+    changes = {
+        "was edited": changed,
+        "is new": inputs.keys() - earlier.keys(),
+        "is gone": earlier.keys() - inputs.keys(),
+    }
+    changes = [f"{min(names)} {how}" for how, names in changes.items() if names]
+    return changes[0] if changes else "files of one name were edited"
 
 
 def _build_missing(sources, output_dir, settings, finished, run):
@@ -357,6 +430,11 @@ def _manifest(settings, vocab_size, finished):
         raise UserError("the input holds no text that makes a record.")
     sums = {
         f"num_{name}": sum(account[name] for account in finished.values())
-        for name in ("records", "tokens", "documents", "bytes")
+        for name in ("records", "tokens", "unknown", "documents", "bytes")
     }
-    return {"format": FORMAT, **settings, "vocab_size": vocab_size, **sums, "shards": shards}
+    # The words of most shards, as examples; of each its own are in the log.
+    words = collections.Counter(word for shard in shards for word in shard.get("unknown_words", ()))
+    words = [word for word, _ in words.most_common(_MAX_EXAMPLES)]
+    shards = [{k: v for k, v in shard.items() if k != "unknown_words"} for shard in shards]
+    manifest = {"format": FORMAT, **settings, "vocab_size": vocab_size, **sums}
+    return manifest | {"unknown_words": words, "shards": shards}

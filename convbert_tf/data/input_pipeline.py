@@ -36,6 +36,7 @@ def pretraining_dataset(
     shards_per_round=16,
     cache=False,
     damaged=None,
+    start_record=None,
 ):
     """The endless stream of pre-training batches from step `start_step` on.
 
@@ -57,6 +58,8 @@ def pretraining_dataset(
         damaged: a dict that takes each damaged record, (file, number) -> records.Damage, instead
             of an error; the next whole record of its shard comes in its place, so that all others
             come when they would have. Reads the shards in Python.
+        start_record: the number of records read before `start_step`, if not B for each step: the
+            batch size was another one.
 
     Returns:
         A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T] and `uniforms` float32
@@ -70,7 +73,8 @@ def pretraining_dataset(
     _check_length(manifest, max_seq_length, data_dir)
     paths, counts = shards.paths_and_counts(manifest, data_dir)
     reader = shards.reader(paths, counts, cache, damaged)
-    serialized = _shuffled_records(counts, reader, seed, start_step * batch_size, shards_per_round)
+    start = start_step * batch_size if start_record is None else start_record
+    serialized = _shuffled_records(counts, reader, seed, start, shards_per_round)
     return _pretraining_batches(
         serialized, batch_size, max_seq_length, seed, start_step, vocab_size, input_context
     )

@@ -81,6 +81,34 @@ def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length
             )
 
 
+def normalization(values):
+    """(lower_case, strip_accents) of a manifest's or a preset's values; the second may be unset."""
+    lower_case, strip_accents = values["lower_case"], values.get("strip_accents")
+    return lower_case, lower_case if strip_accents is None else strip_accents
+
+
+def identity(manifest):
+    """What a run keeps of a manifest to know its records by: the settings and a hash of it all."""
+    content = json.dumps(manifest, sort_keys=True).encode("utf-8")
+    lists = ("shards", "inputs", "unknown_words")
+    settings = {name: value for name, value in manifest.items() if name not in lists}
+    return settings | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def difference(earlier, manifest):
+    """How the records of `manifest` differ from those of an `earlier` identity; "" if they do not.
+
+    The settings come before what follows from them.
+    """
+    present = identity(manifest)
+    if earlier.get("sha256") == present["sha256"]:
+        return ""
+    for name, value in present.items():
+        if not name.startswith(("num_", "sha256")) and earlier.get(name) != value:
+            return f"{name}: {earlier.get(name)} -> {value}"
+    return "other text"
+
+
 def paths_and_counts(manifest, data_dir):
     """Paths of the shards that hold records, and how many each holds."""
     shards = [shard for shard in manifest["shards"] if shard["records"]]

@@ -8,7 +8,7 @@ from keras import ops
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.modeling import storing
-from convbert_tf.modeling.functions import cut
+from convbert_tf.modeling.functions import check_inputs, cut
 from convbert_tf.modeling.layers import ConvBertBlock
 from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
 from convbert_tf.weights import formats
@@ -89,6 +89,10 @@ class ConvBertEncoder(keras.Model):
         it), "embedding_output" [B, T, H] (after the projection, as in the original) and
         "hidden_states", L tensors [B, T, H].
 
+    Raises:
+        UserError: the inputs are texts or no dict; or, where values are known, an id is not in the
+            vocabulary, a segment or a mask not in range.
+
     Weights: `embeddings`, `embeddings_project` (only where E differs from H), `blocks`.
 
     Example:
@@ -138,6 +142,10 @@ class ConvBertEncoder(keras.Model):
             block.build((None, None, self.config.hidden_size))
         self.built = True
 
+    def __call__(self, inputs, *args, **kwargs):
+        check_inputs(inputs, self.config)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs, training=False, return_attention_scores=False):
         input_ids = ops.cast(inputs["input_ids"], "int32")
         segment_ids = inputs.get("segment_ids")
@@ -186,6 +194,8 @@ class ConvBertEncoder(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+    def save_to_preset(
+        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
+    ):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)

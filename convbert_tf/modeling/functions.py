@@ -3,9 +3,11 @@
 No TensorFlow: they run on every backend of Keras. Axes as in layers.py; C is a chunk of tokens.
 """
 
+import collections.abc
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from convbert_tf.console import UserError
@@ -14,6 +16,62 @@ EPSILON = 1e-12  # of the original's LayerNorm
 # Tokens a band covers. The arithmetic grows with C and the copying shrinks; on CPUs 16 to 64
 # measure alike.
 CHUNK = 32
+
+
+# --- inputs ---
+
+
+def check_inputs(inputs, config):
+    """Refuses inputs that an encoder of ModelConfig `config` cannot take.
+
+    Values are checked where they are known, that is in eager calls and of arrays; in graphs there
+    is nothing to check, and nothing is computed.
+
+    Raises:
+        UserError: names the input and what it must be.
+    """
+    expected = "expected is a dict of input_ids, input_mask, segment_ids, as TextPreprocessor(...)"
+    if holds_text(inputs):
+        raise UserError(f"the model got texts; {expected} makes it of them.")
+    if not isinstance(inputs, collections.abc.Mapping) or "input_ids" not in inputs:
+        what = "dict without input_ids" if isinstance(inputs, dict) else type(inputs).__name__
+        raise UserError(f"the model got a {what}; {expected} makes it of texts.")
+    limits = {
+        "input_ids": config.vocab_size,
+        "input_mask": 2,
+        "segment_ids": config.type_vocab_size,
+    }
+    for name, limit in limits.items():
+        if holds_text(inputs.get(name)):
+            raise UserError(f"{name} holds texts; {expected} makes it of them.")
+        values = _known(inputs.get(name))
+        if values is None or not values.size:
+            continue
+        for value in (values.min(), values.max()):
+            if not 0 <= value < limit:
+                raise UserError(f"{name} must be from 0 to {limit - 1}; there is a {value}.")
+
+
+def holds_text(values):
+    """Whether `values` are strings: one, a list, an array or a tensor of them."""
+    if isinstance(values, list | tuple) and values:
+        return holds_text(values[0])
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "kind", None) == "O" and getattr(values, "size", 0):
+        return isinstance(np.ravel(values)[0], str | bytes)
+    is_string = getattr(dtype, "kind", "") in ("U", "S") or getattr(dtype, "name", "") == "string"
+    return isinstance(values, str | bytes) or is_string
+
+
+def _known(values):
+    """`values` as an array of numbers; None where they are not known, as in a graph."""
+    if values is None:
+        return None
+    try:
+        array = np.asarray(values)
+    except Exception:  # each backend has its own for a tensor that stands for later values
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def custom_gradient(function):
@@ -67,7 +125,7 @@ def activation(hidden_act):
     try:
         return gelu if hidden_act == "gelu" else keras.activations.get(hidden_act)
     except ValueError as error:
-        raise UserError(f"hidden_act {hidden_act!r} is none of Keras's activations.") from error
+        raise UserError(f"hidden_act {hidden_act!r:.60} is none of Keras's activations.") from error
 
 
 # --- normalisation ---

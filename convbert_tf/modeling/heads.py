@@ -4,15 +4,24 @@ Axes as in layers.py, and J the beam of the question answerer. No TensorFlow.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
-from convbert_tf.console import say
+from convbert_tf.console import UserError, say
 from convbert_tf.modeling import storing
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.functions import activation, cross_entropy, gelu, sigmoid_cross_entropy
+from convbert_tf.modeling.functions import (
+    activation,
+    check_inputs,
+    cross_entropy,
+    gelu,
+    holds_text,
+    sigmoid_cross_entropy,
+)
 from convbert_tf.modeling.linear import Dense
 from convbert_tf.weights import formats
 from convbert_tf.weights.names import QA_HIDDEN_SIZE
+from convbert_tf.weights.stored import check_labels
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
@@ -62,6 +71,8 @@ class _Head(keras.Model):
             return model
         encoder = getattr(model, "encoder", model)
         old = model._options() if same_class else {}
+        if options.get("num_classes") not in (None, old.get("num_classes")):
+            options = {"labels": None} | options  # the names of other classes
         new = cls(encoder, **(old | options))
         changes = [f"{key} {old[key]!r} -> {value!r}" for key, value in new._meaning(old)]
         if same_class and not changes:
@@ -84,9 +95,56 @@ class _Head(keras.Model):
     def _own_layers(self):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
-        """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+    def save_to_preset(
+        self,
+        directory,
+        preprocessor=None,
+        lower_case=True,
+        strip_accents=None,
+        vocab_file=None,
+        **serving,
+    ):
+        """Writes a preset directory, from which the model can be loaded, trained and exported.
+
+        Args:
+            directory, preprocessor, lower_case, vocab_file, strip_accents: as for storing.save.
+            **serving: more options of `serving.export` that the model was trained with, say
+                max_score=5.0 or null_threshold=-1.5.
+
+        Raises:
+            UserError: as storing.save.
+        """
+        storing.save(self, directory, preprocessor, lower_case, serving, strip_accents, vocab_file)
+        if preprocessor is None and vocab_file is None:
+            say(
+                f"{directory} has no vocabulary, so it cannot be exported to serve texts: give "
+                "save_to_preset the preprocessor as well"
+            )
+
+    def __call__(self, inputs, *args, **kwargs):
+        check_inputs(inputs, self.encoder.config)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; labels may be a list."""
+        if isinstance(kwargs.get("validation_data"), tuple | list):
+            held_out, labels, *rest = kwargs["validation_data"]
+            kwargs["validation_data"] = (*self._checked(held_out, labels), *rest)
+        return super().fit(*self._checked(x, y), *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; labels may be a list."""
+        return super().evaluate(*self._checked(x, y), *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`."""
+        return super().predict(self._checked(x)[0], *args, **kwargs)
+
+    def _checked(self, x, y=None):
+        """Inputs and labels; those that are arrays and cannot be right are refused."""
+        if isinstance(x, dict) or holds_text(x):
+            check_inputs(x, self.encoder.config)
+        return x, y
 
     @classmethod
     def from_config(cls, config):
@@ -113,8 +171,9 @@ class _Classifier(_Head):
 
     def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.encoder, self.num_classes = encoder, num_classes
-        self.labels = list(labels) if labels else None
+        self.encoder, self.num_classes = encoder, int(num_classes)
+        self.labels = list(labels) if labels is not None and len(labels) else None
+        check_labels(self.labels, self.num_classes)
         self.dropout = keras.layers.Dropout(dropout, dtype="float32")
         self.logits = self._dense(encoder.config.hidden_size, num_classes, "logits")
         self.built = True
@@ -125,6 +184,25 @@ class _Classifier(_Head):
             "dropout": self.dropout.rate,
             "labels": self.labels,
         }
+
+    def _checked(self, x, y=None):
+        x, y = super()._checked(x, y)
+        if y is None:
+            return x, y
+        if holds_text(y):
+            raise UserError(
+                f"the labels are texts; give the numbers of the classes, 0 to "
+                f"{self.num_classes - 1}, in the order of `labels`."
+            )
+        y = np.asarray(y) if isinstance(y, list | tuple) else y
+        is_whole = getattr(getattr(y, "dtype", None), "kind", "-") in "iu" and len(y)
+        if is_whole and len(y.shape) == 1 and self.num_classes > 1:
+            for label in (y.min(), y.max()):
+                if not 0 <= label < self.num_classes:
+                    raise UserError(
+                        f"labels must be from 0 to {self.num_classes - 1}; there is a {label}."
+                    )
+        return x, y
 
 
 @keras.saving.register_keras_serializable("convbert_tf")

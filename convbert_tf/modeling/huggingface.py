@@ -2,6 +2,7 @@
 
 from convbert_tf.modeling import presets, storing
 from convbert_tf.weights import huggingface
+from convbert_tf.weights.stored import Vocabulary
 
 
 def load(directory):
@@ -18,7 +19,7 @@ def load(directory):
     return presets.build(huggingface.read(directory))
 
 
-def save(model, directory, vocab_file=None, lower_case=True, generator=False):
+def save(model, directory, vocab_file=None, lower_case=True, generator=False, strip_accents=None):
     """Writes `model` as a directory that `transformers` loads.
 
     Args:
@@ -27,9 +28,11 @@ def save(model, directory, vocab_file=None, lower_case=True, generator=False):
         vocab_file: path of the vocabulary; vocab.txt and tokenizer_config.json are made of it.
         lower_case: whether texts are lower-cased before they are tokenised.
         generator: whether a pretrainer's generator is written, as a masked LM.
+        strip_accents: whether their accents are stripped; None is as `lower_case`.
 
     Raises:
         UserError: `transformers` has no such head, or computes something else.
     """
-    stored = storing.describe(model, vocab_file=vocab_file, lower_case=lower_case)
+    vocabulary = Vocabulary(vocab_file, lower_case, strip_accents)
+    stored = storing.describe(model, vocabulary=vocabulary)
     huggingface.write(stored, directory, generator)

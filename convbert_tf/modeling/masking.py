@@ -29,9 +29,13 @@ MaskedInputs = collections.namedtuple(
 
 
 def special_tokens(vocab):
-    """SpecialTokens of a vocabulary (a list of pieces); a word's later pieces begin with ##."""
+    """SpecialTokens of a vocabulary (a list of pieces); a word's later pieces begin with ##.
+
+    Of a piece that is on several lines the last one has the id.
+    """
     continuations = np.array([piece.startswith("##") and len(piece) > 2 for piece in vocab])
-    return SpecialTokens(*map(vocab.index, ("[CLS]", "[SEP]", "[MASK]")), continuations)
+    ids = {piece: index for index, piece in enumerate(vocab)}
+    return SpecialTokens(ids["[CLS]"], ids["[SEP]"], ids["[MASK]"], continuations)
 
 
 def mask_inputs(features, uniforms, special_tokens, config):

@@ -12,7 +12,7 @@ from keras import ops
 
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError
-from convbert_tf.modeling import flops, functions, masking, storing
+from convbert_tf.modeling import functions, masking, storing
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.functions import activation, cross_entropy, sigmoid_cross_entropy
 from convbert_tf.modeling.linear import Dense, LayerNormalization, truncated_normal
@@ -283,9 +283,11 @@ class ConvBertPretrainer(keras.Model):
         storing.set_weights(model, stored)
         return model
 
-    def save_to_preset(self, directory, vocab_file=None, lower_case=True):
+    def save_to_preset(
+        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
+    ):
         """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, vocab_file, lower_case)
+        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)
 
 
 def counts(outputs, features, masked):
@@ -370,7 +372,8 @@ class PretrainingTask:
         model: ConvBertPretrainer.
         special_tokens: masking.SpecialTokens.
         train_dataset: (start_step, input_context) -> dataset of per-replica batches with
-            `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T].
+            `input_ids`, `input_mask`, `segment_ids` [B, T] and `uniforms` [B, 3, T]; takes
+            start_record too, see training/trainer.py.
         eval_dataset: (input_context) -> dataset of the same, or None.
         explain: turns an error of reading into a UserError where it can; see training.
         damaged: a container of the damaged records that were left out so far, which the metrics
@@ -405,6 +408,8 @@ class PretrainingTask:
 
     def flops(self, num_tokens):
         """Model FLOPs of one example of `num_tokens` (with padding) in a training step."""
+        from convbert_tf.modeling import flops  # only asked for where peak_flops is set
+
         return flops.pretraining_flops(self.model.config, self.model.pretraining, num_tokens)
 
     def losses(self, inputs, training):

@@ -1,16 +1,18 @@
 """Models to and from their stored form (weights/stored.py)."""
 
+import dataclasses
 import functools
+import os
 
 from keras import ops
 
 from convbert_tf.weights import names, presets
-from convbert_tf.weights.stored import Array, Stored
+from convbert_tf.weights.stored import KINDS, Array, Stored, Vocabulary, takes
 
 
 def describe(model, **details):
-    """The Stored of a model of this package; `details` are fields of it, say `vocab_file`."""
-    kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in names.KINDS)
+    """The Stored of a model of this package; `details` are fields of it, say `vocabulary`."""
+    kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS)
     stored = Stored(kind, model.get_config(), **details)
     for name in names.shapes(stored):
         stored.arrays[name] = _array(_variable(model, name))
@@ -41,18 +43,45 @@ def set_weights(model, stored):
         _variable(model, name).assign(array.read())
 
 
-def save(model, directory, vocab_file=None, lower_case=True, serving=None):
+def save(
+    model,
+    directory,
+    preprocessor=None,
+    lower_case=True,
+    serving=None,
+    strip_accents=None,
+    vocab_file=None,
+):
     """Writes `model` (an encoder, a pretrainer or a model with a head) as a preset.
 
     Args:
         model: a model of this package.
         directory: made if it is not there; a preset that is there is replaced.
-        vocab_file: path of a vocabulary to go with it.
-        lower_case: whether texts are lower-cased before they are tokenised.
-        serving: arguments of `serving.export` that the model was trained with, a dict.
+        preprocessor: TextPreprocessor whose vocabulary, casing, length and pairing go with it; or
+            the path of a vocabulary alone.
+        lower_case: with a path, whether texts are lower-cased before they are tokenised.
+        serving: more options of `serving.export` that the model was trained with, a dict.
+        strip_accents: with a path, whether accents are stripped; None is as `lower_case`.
+        vocab_file: the path of a vocabulary, as for `preprocessor`.
 
     Raises:
-        UserError: `vocab_file` has more pieces than the model's vocabulary.
+        UserError: the vocabulary cannot be read or has more pieces than the model's, a weight is
+            not finite, or an option is impossible.
     """
-    details = {"vocab_file": vocab_file, "lower_case": lower_case, "serving": serving or {}}
-    presets.write(describe(model, **details), directory)
+    given = vocab_file if preprocessor is None else preprocessor
+    stored = describe(model, **_details(given, lower_case, strip_accents))
+    known = {name: value for name, value in stored.serving.items() if takes(stored.kind, name)}
+    presets.write(dataclasses.replace(stored, serving=known | (serving or {})), directory)
+
+
+def _details(preprocessor, lower_case, strip_accents):
+    """Fields of Stored for the arguments of `save`."""
+    if not hasattr(preprocessor, "tokenizer"):
+        vocab_file = None if preprocessor is None else os.fspath(preprocessor)
+        return {"vocabulary": Vocabulary(vocab_file, lower_case, strip_accents)}
+    serving = {"max_seq_length": preprocessor.max_seq_length}
+    if preprocessor.pair is not None:
+        serving["pair"] = preprocessor.pair
+    tokenizer = preprocessor.tokenizer
+    vocabulary = Vocabulary(tokenizer.vocab_file, tokenizer.lower_case, tokenizer.strip_accents)
+    return {"vocabulary": vocabulary, "serving": serving}

@@ -6,16 +6,16 @@ They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving
 
 import inspect
 import os
-import shutil
 
 import tensorflow as tf
 
 from convbert_tf.config import check_length
 from convbert_tf.console import UserError, reason
-from convbert_tf.files import write_json
+from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.serving.inference import freeze
+from convbert_tf.text.characters import UNICODE_VERSION
 from convbert_tf.text.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
@@ -54,8 +54,8 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
             f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
             "or question answerer can be served."
         )
-    vocab_file, lower_case = presets.vocabulary(directory)
-    presets.check_vocabulary(vocab_file, model)
+    vocabulary = presets.vocabulary(directory)
+    presets.check_vocabulary(vocabulary.path, model)
     given = {"max_seq_length": max_seq_length} | options
     options = {"max_seq_length": model.encoder.config.max_position_embeddings}
     options |= presets.serving(directory)
@@ -65,16 +65,16 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    server = kind(model, WordPieceTokenizer(vocab_file, lower_case), **options)
+    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
-        tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-        write_json(os.path.join(partial, "signature.json"), server.describe())
-        os.replace(partial, output_dir)
-    except tf.errors.OpError as error:
+        with undone_on_error(partial):
+            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            write_json(os.path.join(partial, "signature.json"), described)
+            os.replace(partial, output_dir)
+    except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class ClassifierServer(tf.Module):

@@ -3,13 +3,15 @@
 `run` does it all; what differs between the two kinds of task stands in `GlueData` and `SquadData`.
 """
 
+import glob
+import itertools
 import os
 
 import numpy as np
 import orbit
 import tensorflow as tf
 
-from convbert_tf.config import check_length
+from convbert_tf.config import CONFIG_FILE, check_length
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import write_json
@@ -18,7 +20,9 @@ from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import glue, squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.training import checkpoints, loop, strategies
+from convbert_tf.training import checkpoints, identity, loop, scores, strategies
+from convbert_tf.weights import formats
+from convbert_tf.weights.presets import check_vocabulary
 
 SQUAD_TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
 
@@ -62,7 +66,20 @@ class GlueData:
     def __init__(self, config, tokenizer, work_dir):
         self.config, self.tokenizer, self.work_dir = config, tokenizer, work_dir
         self.task = glue.find_task(config.name)
-        self.schema = self.task.schema
+        self.schema, self.metric_names = self.task.schema, self.task.metrics
+
+    def files(self):
+        """Paths of the files to train on and to score."""
+        return [glue.find_file(self.task, self.config.data_dir, s) for s in ("train", "dev")]
+
+    def check(self, batch_size):
+        """Refuses files that cannot be read, or that do not fill a batch to train on."""
+        train, _ = (
+            glue.read_examples(self.task, self.config.data_dir, s) for s in ("train", "dev")
+        )
+        doubled = self.task.unordered and self.config.double_unordered
+        num_records = len(train) * (2 if doubled else 1)
+        input_pipeline.full_batches(num_records, batch_size, self.files()[0])
 
     def make_model(self, model):
         """A classifier on the encoder of `model`; with its head if that has this task's labels."""
@@ -126,6 +143,20 @@ class SquadData:
     def __init__(self, config, tokenizer, work_dir):
         self.config, self.tokenizer, self.work_dir = config, tokenizer, work_dir
         self.version2 = SQUAD_TASKS[config.name]
+        self.metric_names = squad_decoding.METRICS_V2 if self.version2 else squad_decoding.METRICS
+
+    def files(self):
+        """Paths of the files to train on and to score."""
+        found = [os.path.join(self.config.data_dir, f"{split}.json") for split in ("train", "dev")]
+        for path in found:
+            if not os.path.isfile(path):
+                raise UserError(f"{path} is not there; SQuAD's JSON is needed.")
+        return found
+
+    def check(self, batch_size):
+        """Refuses files that cannot be read; how many records they make is not known yet."""
+        for path in self.files():
+            squad.read_examples(path, False, self.version2)
 
     def make_model(self, model):
         """A question answerer on the encoder of `model`; with its head if it is of this kind."""
@@ -269,33 +300,92 @@ def run(experiment, allow_config_change=False):
     preset/, the fine-tuned model with its vocabulary.
     """
     task, options = experiment.task, experiment.training
-    if not task.init_from or not options.model_dir:
-        raise UserError("set config.task.init_from (a preset) and config.training.model_dir.")
+    _require_paths(task, options)
     init_from = presets.fetch(task.init_from)
-    vocab_file, lower_case = presets.vocabulary(init_from)
+    vocab_file, *normalization = presets.vocabulary(init_from)
+    stored = formats.read(init_from)
     strategy = strategies.set_up(options)
-    same_config = checkpoints.save_config(experiment, options.model_dir, allow_config_change)
-    tokenizer = WordPieceTokenizer(vocab_file, lower_case)
     work_dir = os.path.join(options.model_dir, "records")
-    data = make_data(task, tokenizer, work_dir)
+    data = make_data(task, WordPieceTokenizer(vocab_file, *normalization), work_dir)
+    _check(experiment, data, vocab_file, stored.model_config)
+    inputs = {"task.data_dir": data.files(), "task.init_from": _model_files(init_from, vocab_file)}
+    same = identity.save_config(experiment, options.model_dir, allow_config_change, inputs)
 
     train_file = os.path.join(work_dir, "train.tfrecord")
     # Without a checkpoint, the task's files may have been mended since.
-    begun = same_config and checkpoints.latest(options.model_dir)
+    begun = same and checkpoints.latest(options.model_dir)
     if not (begun and os.path.exists(train_file)):
         say(f"{data.write_training_records(train_file):,} training records in {train_file}")
-    steps_per_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
-    num_train_steps = max(1, int(steps_per_epoch * task.num_train_epochs))
+    num_train_steps = _num_train_steps(experiment, train_file)
     with strategy.scope():
-        model = presets.load(init_from)
+        model = presets.build(stored)
         if task.from_scratch:
             model = ConvBertEncoder(getattr(model, "encoder", model).config)
         model = data.make_model(model)
-    encoder = model.encoder
-    presets.check_vocabulary(vocab_file, model)
-    check_length(task.max_seq_length, encoder.config)
     is_squad = isinstance(data, SquadData) and data.version2
     loss_options = {"answerable_weight": task.answerable_weight} if is_squad else {}
+    evaluator = _Evaluator(data, model, experiment, strategy)
+    if options.best_metric:  # some of SQuAD 2.0's need questions of their kind
+        checkpoints.check_metric(options.best_metric.removeprefix("best_"), evaluator.baseline)
+    results = loop.fit(
+        FinetuningTask(model, _training_data(experiment, data, train_file, model), **loss_options),
+        options,
+        num_train_steps,
+        strategy,
+        num_hidden_layers=model.encoder.config.num_hidden_layers,
+        evaluator=evaluator,
+        evaluation=_evaluation(task, inputs),
+    )
+    preset_dir = os.path.join(options.model_dir, "preset")
+    lower_case, strip_accents = normalization
+    presets.save(model, preset_dir, vocab_file, lower_case, data.serving(), strip_accents)
+    if remark := scores.remark(results, evaluator.baseline):
+        say(remark)
+    return results
+
+
+def _require_paths(task, options):
+    if not task.init_from or not task.data_dir or not options.model_dir:
+        raise UserError(
+            "set config.task.init_from (a preset), config.task.data_dir and "
+            "config.training.model_dir."
+        )
+    if os.path.exists(os.path.join(task.init_from, "checkpoints")):
+        raise UserError(f"{task.init_from} is a run; its preset is {task.init_from}/preset.")
+
+
+def _check(experiment, data, vocab_file, model_config):
+    """Refuses what is known to be impossible, before anything is made."""
+    task, metric = experiment.task, experiment.training.best_metric
+    data.files()
+    check_vocabulary(vocab_file, model_config)
+    check_length(task.max_seq_length, model_config)
+    if metric:
+        checkpoints.check_metric(metric, data.metric_names)
+    if not checkpoints.latest(experiment.training.model_dir):
+        data.check(experiment.training.batch_size)
+
+
+def _model_files(init_from, vocab_file):
+    """The files by which a model to start from is known."""
+    weights = ("*.safetensors", "*.h5", "*.bin") if presets.is_huggingface(init_from) else ()
+    found = (glob.glob(os.path.join(glob.escape(init_from), kind)) for kind in weights)
+    # Of a preset, config.json holds the hash of the weights.
+    return [vocab_file, os.path.join(init_from, CONFIG_FILE), *itertools.chain(*found)]
+
+
+def _num_train_steps(experiment, train_file):
+    """The length of the run: what `training.num_train_steps` says, or the epochs."""
+    task, options = experiment.task, experiment.training
+    in_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
+    steps = options.num_train_steps or max(1, int(in_epoch * task.num_train_epochs))
+    say(f"{steps:,} steps of {options.batch_size} examples, {steps / in_epoch:.3g} epochs")
+    return steps
+
+
+def _training_data(experiment, data, train_file, model):
+    """A function (start_step, context) -> dataset of the training records."""
+    task, options = experiment.task, experiment.training
 
     def train_dataset(start_step, context):
         return input_pipeline.finetuning_dataset(
@@ -306,21 +396,15 @@ def run(experiment, allow_config_change=False):
             seed=options.seed,
             start_step=start_step,
             bucket=options.strategy != "tpu" and not options.jit_compile,
-            vocab_size=encoder.config.vocab_size,
+            vocab_size=model.encoder.config.vocab_size,
             input_context=context,
         )
 
-    evaluator = _Evaluator(data, model, experiment, strategy)
-    if options.best_metric:
-        checkpoints.check_metric(options.best_metric.removeprefix("best_"), evaluator.baseline)
-    results = loop.fit(
-        FinetuningTask(model, train_dataset, **loss_options),
-        options,
-        num_train_steps,
-        strategy,
-        num_hidden_layers=encoder.config.num_hidden_layers,
-        evaluator=evaluator,
-    )
-    preset_dir = os.path.join(options.model_dir, "preset")
-    presets.save(model, preset_dir, vocab_file, lower_case, data.serving())
-    return results
+    return train_dataset
+
+
+def _evaluation(task, inputs):
+    """What the dev set's metrics depend on besides the weights."""
+    names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
+    settings = {name: getattr(task, name) for name in (*names.split(), "beam_size")}
+    return settings | {"data_dir": identity.hashes(inputs["task.data_dir"][1:])}

@@ -160,7 +160,7 @@ def read_examples(task, data_dir, split):
         UserError: no such split or file, a column is missing, or a line is broken (unless the
             task says to skip those); names the file and the line.
     """
-    path = _find_file(task, data_dir, split)
+    path = find_file(task, data_dir, split)
     lines = _tsv_lines(path)
     first = next(lines, (1, []))[1]
     if task.text_a in first:
@@ -194,7 +194,8 @@ def _split_names(task, split):
     return task.splits[split]
 
 
-def _find_file(task, data_dir, split):
+def find_file(task, data_dir, split):
+    """The file of `split` in `data_dir`, or in a folder of the task's name there."""
     name = _split_names(task, split)[0]
     folders = ["", *dict.fromkeys(folder for folder in (task.folder, task.name) if folder)]
     for folder in folders:

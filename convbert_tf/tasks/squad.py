@@ -135,7 +135,7 @@ def _from_tfds(row):
 def _field(record, key, kind, where):
     """`record[key]`, which must be there and of type `kind`."""
     value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{where}: {key!r} is missing, or not a JSON {_JSON_NAMES[kind]}.")
     if kind is str and not value.isascii():
         try:
@@ -145,7 +145,7 @@ def _field(record, key, kind, where):
     return value
 
 
-_JSON_NAMES = {str: "string", list: "array", int: "integer"}
+_JSON_NAMES = {str: "string", list: "array", int: "integer", bool: "boolean"}
 
 
 def _examples(pairs, where, training, version2):
@@ -169,7 +169,8 @@ def _examples(pairs, where, training, version2):
 def _example(context, qa, where, training, version2):
     question_id = _field(qa, "id", str, where)
     where = f"{where}, question {question_id}"
-    is_impossible = version2 and bool(qa.get("is_impossible", False))
+    marked = "is_impossible" in qa and _field(qa, "is_impossible", bool, where)
+    is_impossible = version2 and marked
     answers = []
     needs_answer = training and not is_impossible
     if needs_answer or "answers" in qa:
@@ -182,7 +183,7 @@ def _example(context, qa, where, training, version2):
                     f"{len(context)} characters."
                 )
             answers.append((text, start))
-    if needs_answer and qa.get("is_impossible"):
+    if needs_answer and marked:
         raise UserError(f"{where} has no answer: SQuAD 2.0 wants configs/finetune_squad.py:v2.")
     if needs_answer and not answers:
         raise UserError(f"{where}: no answer, but training needs one (SQuAD v2: is_impossible).")

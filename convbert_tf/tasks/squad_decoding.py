@@ -171,6 +171,17 @@ def evaluate(source, predictions, null_odds=None):
     return result
 
 
+# Of v1.1 and of v2.0, the scores that are higher the better the answers are.
+METRICS = ("exact_match", "f1")
+METRICS_V2 = (
+    *METRICS,
+    "best_exact",
+    "best_f1",
+    "HasAns_exact",
+    "HasAns_f1",
+    "NoAns_exact",
+    "NoAns_f1",
+)
 _PLAIN_V2_SCORES = ("f1", "total") + tuple(
     f"{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1", "total")
 )

@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-# Of Python 3.11, 3.12 and 3.13: 14.0, 15.0 and 15.1.
+# Of Python 3.11, 3.12 and 3.13: 14.0, 15.0 and 15.1. Each knows all characters of the one before,
+# treats them alike, and 4,482 and 627 more (rare scripts and ideographs), which the earlier drops.
 UNICODE_VERSION = unicodedata.unidata_version
 _ALL_CODES = 0x110000
 
@@ -37,13 +38,14 @@ def _kept_characters():
     )
 
 
-def _replacement(char, lower_case):
+def _replacement(char, lower_case, strip_accents):
     """What the reference makes of one kept character; blanks in it split words."""
     if char.isspace():
         return " "
-    if not lower_case:
-        return char
-    parts = unicodedata.normalize("NFD", char.lower())
+    text = char.lower() if lower_case else char
+    if not strip_accents:
+        return text
+    parts = unicodedata.normalize("NFD", text)
     return "".join(c for c in parts if unicodedata.category(c) != "Mn")
 
 
@@ -72,9 +74,10 @@ def _character_class(codes):
 
 
 @functools.cache
-def _normalizer_parameters(lower_case):
+def _normalizer_parameters(lower_case, strip_accents):
     """(model that only drops, model of everything, rules for Σ) for a Normalizer."""
-    replacements = {char: _replacement(char, lower_case) for char in _kept_characters()}
+    options = (lower_case, strip_accents)
+    replacements = {char: _replacement(char, *options) for char in _kept_characters()}
     changed = {char: text for char, text in replacements.items() if text != char}
     return _normalizer_model({}), _normalizer_model(changed), _sigma_rules() if lower_case else []
 
@@ -143,11 +146,17 @@ def _double_array(values, kinds):
 
 
 class Normalizer(tf.Module):
-    """What the reference does before it splits words: strings [B] in UTF-8 to strings [B]."""
+    """What the reference does before it splits words: strings [B] in UTF-8 to strings [B].
 
-    def __init__(self, lower_case):
+    Args:
+        lower_case: whether characters are lower-cased.
+        strip_accents: whether they are decomposed (NFD) and lose their combining marks.
+    """
+
+    def __init__(self, lower_case, strip_accents):
         super().__init__()
-        clean, full, self._sigma_rules = _normalizer_parameters(lower_case)
+        parameters = _normalizer_parameters(bool(lower_case), bool(strip_accents))
+        clean, full, self._sigma_rules = parameters
         self._clean = tf_text.FastBertNormalizer(model_buffer=tf.constant(clean))
         self._full = tf_text.FastBertNormalizer(model_buffer=tf.constant(full))
 

@@ -15,7 +15,8 @@ import tensorflow_text as tf_text
 
 from convbert_tf.console import UserError
 from convbert_tf.text.characters import Normalizer
-from convbert_tf.text.vocabulary import SPECIAL_TOKENS, load_vocab
+from convbert_tf.text.strings import as_strings
+from convbert_tf.text.vocabulary import SPECIAL_TOKENS, ids_of, load_vocab, strips_accents
 
 MAX_WORD_CHARS = 200  # a longer word is [UNK], as in the reference
 
@@ -24,20 +25,33 @@ class WordPieceTokenizer(tf.Module):
     """BERT's WordPiece tokenizer as a part of the graph, without [CLS] and [SEP].
 
     It works eagerly, in `tf.function`, in `tf.data` and in a SavedModel, which then needs only
-    `import tensorflow_text` to run. `vocab_file` is the path of a vocabulary (see `load_vocab` for
-    its errors); `lower_case` is True for uncased models: lower-case and strip accents.
+    `import tensorflow_text` to run.
+
+    Args:
+        vocab_file: path of a vocabulary; see `load_vocab` for what it may hold and its errors.
+        lower_case: whether texts are lower-cased; True for uncased models.
+        strip_accents: whether characters are decomposed and lose their accents. None is as
+            `lower_case`; False with `lower_case` is the original's do_lower_case without
+            strip_accents. True without `lower_case` is as in transformers (the original strips
+            accents of lower-cased texts only).
     """
 
-    def __init__(self, vocab_file, lower_case=True):
+    def __init__(self, vocab_file, lower_case=True, strip_accents=None):
         super().__init__()
         self.vocab_file, self.lower_case = os.fspath(vocab_file), bool(lower_case)
-        self.vocab = vocab = load_vocab(vocab_file)  # list of str; a piece's place is its id
+        self.strip_accents = strips_accents(lower_case, strip_accents)
+        self.vocab = vocab = load_vocab(vocab_file)  # list of str, one a line
         self.vocab_size = len(vocab)
-        ids = map(vocab.index, SPECIAL_TOKENS)
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        ids = ids_of(vocab)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            ids[token] for token in SPECIAL_TOKENS
+        )
         self._pieces = tf.constant(vocab)
-        self._normalizer = Normalizer(self.lower_case)
-        op = functools.partial(tf_text.FastWordpieceTokenizer, vocab, token_out_type=tf.int32)
+        self._normalizer = Normalizer(self.lower_case, self.strip_accents)
+        # The op takes no piece twice: on lines that are unused a filler stands, which no text has,
+        # since the normaliser drops private-use characters.
+        pieces = [p if ids.get(p) == i else f"\ue000 {i}" for i, p in enumerate(vocab)]
+        op = functools.partial(tf_text.FastWordpieceTokenizer, pieces, token_out_type=tf.int32)
         # The reference counts a word's characters, TF Text its bytes. The first op is right but
         # for words over 200 bytes, and those of them not over 200 characters go to the second.
         try:
@@ -48,6 +62,7 @@ class WordPieceTokenizer(tf.Module):
 
     def tokenize(self, strings):
         """Ids of `strings` [B] (UTF-8; other bytes are ignored): a RaggedTensor [B, None] int32."""
+        strings = as_strings(strings, "strings")
         ids, _, _ = self._split(self._normalizer.normalize(strings))
         return ids
 
@@ -60,17 +75,21 @@ class WordPieceTokenizer(tf.Module):
           dropped characters around it. Several pieces of one character (Hangul is taken apart)
           have the same span.
         """
+        strings = as_strings(strings, "strings")
         text, spans = self._normalizer.normalize_with_offsets(strings)
         ids, starts, ends = self._split(text)
         starts, ends = spans(ids.value_rowids(), starts.values, ends.values)
         return ids, ids.with_values(starts), ids.with_values(ends)
 
     def detokenize(self, ids):
-        """Text of `ids` [B, None], ragged or dense: strings [B], words separated by a blank.
+        """Text of `ids` [B, None], a tensor or lists: strings [B], words separated by a blank.
 
-        "##" pieces are joined to the piece before; [PAD], [CLS] and [SEP] are left out.
+        "##" pieces are joined to the piece before; [PAD], [CLS] and [SEP] are left out. Any line
+        of a repeated piece stands for it.
         """
-        if not isinstance(ids, tf.RaggedTensor):
+        if isinstance(ids, list | tuple):
+            ids = _ragged_ids(ids)
+        elif not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
         silent = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
         spoken = tf.reduce_all(ids.values[:, None] != silent, axis=1)
@@ -104,3 +123,11 @@ class WordPieceTokenizer(tf.Module):
 
         first = first[:, None]
         return splice(ids, long[0]), splice(starts, long[1] + first), splice(ends, long[2] + first)
+
+
+def _ragged_ids(ids):
+    """Lists of ids, one a text, as a RaggedTensor; empty ones are ids too, and not floats."""
+    try:
+        return tf.ragged.constant(ids, tf.int32, ragged_rank=1, inner_shape=())
+    except (TypeError, ValueError) as error:
+        raise UserError("ids must be a list of lists of whole numbers, one list a text.") from error

@@ -1,31 +1,73 @@
-"""Vocabularies: one piece a line, its id the number of the line; no TensorFlow.
+"""Vocabulary files: one piece a line, its id the number of the line; no TensorFlow."""
 
-Where a model is stored, its vocabulary lies beside it, and its files tell how texts are normalised
-before pieces are looked up: `find` reads that from a preset or a Hugging Face directory.
-"""
-
-import atexit
+import collections
+import multiprocessing
 import os
 import re
-import shutil
-import tempfile
+from typing import NamedTuple
 
 from convbert_tf.console import UserError, say
-from convbert_tf.files import atomic_path, fetch, read_json
+from convbert_tf.files import atomic_path, write_bytes
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FILE = "vocab.txt"
 _MAX_PIECE_BYTES = 256  # TF Text packs a piece's length into eight bits
-# Tokenizers that split as ours, if of type WordPiece.
-_TOKENIZERS = r"(ConvBert|Bert|Electra)Tokenizer(Fast)?|PreTrainedTokenizerFast|TokenizersBackend"
+_announced = set()  # hashes of the vocabularies with unused lines that a line was said about
+
+
+class Vocabulary(NamedTuple):
+    """A vocabulary file and how texts are normalised for it: arguments of WordPieceTokenizer.
+
+    `path` is None where a model has no vocabulary. `strip_accents` None is the same as
+    `lower_case`.
+    """
+
+    path: str | None = None
+    lower_case: bool = True
+    strip_accents: bool | None = None
+
+    @property
+    def strips_accents(self):
+        """Whether accents are stripped, a bool."""
+        return strips_accents(self.lower_case, self.strip_accents)
+
+
+def strips_accents(lower_case, strip_accents):
+    """The value of an option `strip_accents` whose default, None, is that of `lower_case`."""
+    return bool(lower_case if strip_accents is None else strip_accents)
 
 
 def load_vocab(path):
-    """The pieces of a vocabulary file, one a line, in order.
+    """The pieces of a vocabulary file, one a line, in order; see `read_pieces`.
 
-    A file whose every line ends in CRLF is read like one in LF, and empty lines at its end are
-    ignored. Raises UserError for what could shift an id: the file is not UTF-8, mixes line ends,
-    has an empty line, white space in a piece or a piece twice, or lacks a special token.
+    A piece may be on several lines: its id is that of the last one (see `ids_of`), as for the
+    original and for Hugging Face. The other lines and empty ones keep their numbers, but no text
+    gets these ids. A line is printed about such a vocabulary, once in a process.
+
+    Raises:
+        UserError: as `read_pieces`, or a special token is missing.
+    """
+    vocab = read_pieces(path)
+    _check_special_tokens(path, vocab)
+    _announce_unused_lines(path, vocab)
+    return vocab
+
+
+def ids_of(vocab):
+    """Piece -> id, for the pieces that `load_vocab` gives: of a repeated piece the last place."""
+    return {piece: index for index, piece in enumerate(vocab) if piece}
+
+
+def read_pieces(path):
+    """The content of each line of a vocabulary, "" for an empty one; special tokens or not.
+
+    Lines end in LF or CRLF. White space around a piece and empty lines at the end of the file are
+    left out.
+
+    Raises:
+        UserError: the file is not UTF-8, has white space inside a piece or a piece that is too
+            long; or readers differ on ids: a CR is inside a line, or white space is around a piece
+            that is on another line without it.
     """
     try:
         with open(path, "rb") as file:
@@ -36,127 +78,96 @@ def load_vocab(path):
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8.") from error
-    *lines, last = text.split("\n")
-    crlf = bool(lines) and lines[0].endswith("\r")
-    for number, line in enumerate(lines, 1):
-        if line.endswith("\r") != crlf:
-            raise UserError(
-                f"{path}, line {number}: ends in {'LF' if crlf else 'CRLF'} unlike the lines "
-                "before it; give every line the same end."
-            )
-    vocab = [*(line[:-1] if crlf else line for line in lines), last]
+    if alone := re.search(r"\r(?!\n|\Z)", text):
+        line = text.count("\n", 0, alone.start()) + 1
+        raise UserError(
+            f"{path}, line {line}: a CR that no LF follows; end every line in LF or CRLF."
+        )
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    vocab = [line.strip() for line in lines]
     while vocab and not vocab[-1]:
         vocab.pop()
-    _check_pieces(path, vocab)
+    counts = collections.Counter(vocab)
+    for number, (line, piece) in enumerate(zip(lines, vocab, strict=False), 1):
+        fault = _fault(piece)
+        if piece and line != piece and counts[piece] > 1:
+            fault = f"white space around {piece!r}, which is on another line too; delete one."
+        if fault:
+            raise UserError(f"{path}, line {number}: {fault}")
     return vocab
 
 
 def save_vocab(path, vocab):
-    """Writes `vocab`, one piece a line, atomically. Raises UserError where load_vocab would."""
-    _check_pieces(path, vocab)
+    """Writes `vocab`, one piece a line, atomically.
+
+    Raises:
+        UserError: `load_vocab` would refuse it, or it has an empty or a repeated piece.
+    """
+    line_of = {}
+    for number, piece in enumerate(vocab, 1):
+        fault = _fault(piece) if piece else "empty."
+        if line_of.setdefault(piece, number) != number:
+            fault = f"{piece!r} stands on line {line_of[piece]} already."
+        if fault:
+            raise UserError(f"{path}, line {number}: {fault}")
+    _check_special_tokens(path, vocab)
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(piece + "\n" for piece in vocab)
 
 
+def copy(source, target):
+    """Copies the vocabulary at `source` to `target`, with LF and without white space around pieces.
+
+    Raises:
+        UserError: as `read_pieces`.
+    """
+    vocab = read_pieces(source)
+    _announce_unused_lines(source, vocab)
+    write_bytes(target, _content(vocab))
+
+
 def file_content(path):
     """The vocabulary at `path` as it lies beside records, with a line feed after every piece."""
-    return "".join(f"{piece}\n" for piece in load_vocab(path)).encode("utf-8")
+    return _content(load_vocab(path))
 
 
-def _check_pieces(path, vocab):
-    line_of = {}
-    for number, piece in enumerate(vocab, 1):
-        if not piece:
-            fault = "empty; delete the line or restore its piece."
-        elif not set(piece).isdisjoint(" \t\r\n"):
-            fault = f"white space in {piece!r}, which no word holds; remove it."
-        elif len(piece.encode("utf-8")) > _MAX_PIECE_BYTES:
-            fault = f"a piece of more than {_MAX_PIECE_BYTES} bytes; remove it."
-        elif line_of.setdefault(piece, number) != number:
-            fault = f"{piece!r} stands on line {line_of[piece]} already; a piece has one id only."
-        else:
-            continue
-        raise UserError(f"{path}, line {number}: {fault}")
-    missing = ", ".join(token for token in SPECIAL_TOKENS if token not in line_of)
+def _content(vocab):
+    return "".join(f"{piece}\n" for piece in vocab).encode("utf-8")
+
+
+def _fault(piece):
+    """Why a piece cannot be used, or ""."""
+    if piece and piece.split() != [piece]:
+        return f"white space in {piece!r}, which no word holds; remove it."
+    if len(piece.encode("utf-8")) > _MAX_PIECE_BYTES:
+        return f"a piece of more than {_MAX_PIECE_BYTES} bytes; remove it."
+    return ""
+
+
+def _check_special_tokens(path, vocab):
+    missing = ", ".join(token for token in SPECIAL_TOKENS if token not in vocab)
     if missing:
         raise UserError(
             f"{path}: {missing} not on any of its {len(vocab)} lines; is it a BERT vocabulary?"
         )
 
 
-# ---- The vocabulary of a stored model ----
-
-
-def find(source):
-    """Path of the vocabulary that goes with `source`, and whether its texts are lower-cased.
-
-    Args:
-        source: a preset or Hugging Face directory, or "hf://owner/name@revision".
-
-    Raises:
-        UserError: there is none, or the tokenizer is another than BERT's.
-    """
-    directory = fetch(source)
-    settings = read_json(os.path.join(directory, "config.json"), "the config of a model")
-    settings = settings if isinstance(settings, dict) else {}
-    if "model_type" in settings:
-        return find_huggingface(directory)
-    lower_case = settings.get("lower_case")
-    if not isinstance(lower_case, bool):
-        raise UserError(f"{directory} is no preset: its config.json has no lower_case.")
-    return vocab_file(directory), lower_case
-
-
-def vocab_file(directory):
-    """Path of a preset's vocabulary.
-
-    Raises:
-        UserError: it has none.
-    """
-    path = os.path.join(directory, VOCAB_FILE)
-    if not os.path.exists(path):
-        raise UserError(f"{path} is not there: the preset has no vocabulary.")
-    return path
-
-
-def find_huggingface(directory):
-    """As `find`, for a Hugging Face directory.
-
-    Where tokenizer.json alone holds the vocabulary, as new versions of transformers write it, a
-    file is made of it, which lasts as long as the process.
-    """
-    path = os.path.join(directory, "vocab.txt")
-    settings, tokenizer = (
-        _read_optional(os.path.join(directory, name))
-        for name in ("tokenizer_config.json", "tokenizer.json")
-    )
-    kind = settings.get("tokenizer_class") or "ConvBertTokenizer"
-    model = tokenizer.get("model", {"type": "WordPiece"})
-    if not isinstance(model, dict):
-        raise UserError(f"{directory}/tokenizer.json is damaged: its model is no object.")
-    if not re.fullmatch(_TOKENIZERS, kind) or model.get("type") != "WordPiece":
-        raise UserError(f"{directory}: the tokenizer ({kind}) is not BERT's WordPiece.")
-    normalizer = tokenizer.get("normalizer") or {}
-    lower_case = settings.get("do_lower_case", normalizer.get("lowercase", True))
-    strip_accents = settings.get("strip_accents", normalizer.get("strip_accents"))
-    if strip_accents is not None and strip_accents != lower_case:
-        say(f"{directory}: its tokenizer has strip_accents {strip_accents}, ours {lower_case}")
-    if not os.path.exists(path):
-        if "vocab" not in model:
-            raise UserError(f"{directory} has neither vocab.txt nor tokenizer.json.")
-        path = _write_vocabulary(model["vocab"])
-    return path, lower_case
-
-
-def _read_optional(path):
-    return read_json(path, "a tokenizer of Hugging Face") if os.path.exists(path) else {}
-
-
-def _write_vocabulary(ids):
-    """Path of a file of the pieces in the order of their ids (piece -> id)."""
-    folder = tempfile.mkdtemp(prefix="convbert-vocab-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.path.join(folder, VOCAB_FILE)
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{piece}\n" for piece in sorted(ids, key=ids.get))
-    return path
+def _announce_unused_lines(path, vocab):
+    """Prints a line about repeated pieces and empty lines, in the main process only."""
+    ids, empty = ids_of(vocab), vocab.count("")
+    earlier = len(vocab) - empty - len(ids)
+    content = hash(tuple(vocab))
+    if not earlier + empty or content in _announced or multiprocessing.parent_process():
+        return
+    _announced.add(content)
+    repeated = {piece for index, piece in enumerate(vocab) if piece and ids[piece] != index}
+    kinds = []
+    if earlier:
+        times = "piece is" if len(repeated) == 1 else "pieces are"
+        kinds.append(
+            f"{len(repeated):,} {times} repeated, the last line of each has the id ({earlier:,} "
+            f"earlier {'line is' if earlier == 1 else 'lines are'} unused)"
+        )
+    if empty:
+        kinds.append(f"{empty:,} {'line is' if empty == 1 else 'lines are'} empty")
+    say(f"{os.fspath(path)}, {len(vocab):,} lines: {'; '.join(kinds)}")

@@ -1,9 +1,8 @@
-"""What a run leaves in its model_dir to go on from: its config, its last and its best checkpoints.
+"""What a run leaves in its model_dir to go on from: its last and its best checkpoints.
 
-    config.json             the resolved config
     checkpoints/ckpt-STEP   all state of the run, the last `keep_checkpoints` of them
     best/ckpt-STEP          the same at the best evaluation, if `best_metric` is set
-    best.json               that evaluation's step and metric
+    best.json               that evaluation's step, metric and settings
 
 Each file is there whole or not at all, whenever the process is killed.
 """
@@ -15,81 +14,13 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf import config as configs
-from convbert_tf.console import UserError, reason
+from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import read_json, write_json
 from convbert_tf.modeling import storing
 from convbert_tf.weights import formats
 
 BEST_FILE = "best.json"
-# Of the model's config, what leaves a checkpoint's weights as they are.
-_FREE = (
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "initializer_range",
-    "mask_convolution",
-    "pad_token_id",
-)
-_HEADS = {
-    "pretraining": ("objective", "untied_generator", "uniform_generator"),
-    "task": ("name", "joint_prediction"),
-}
 _POSITIONS = "position_embeddings"
-
-
-def save_config(experiment, model_dir, allow_change=False):
-    """Saves the experiment in `model_dir`; a run that is there must have had the same.
-
-    A run that ended before its first checkpoint, say for a missing file, holds nothing to go on
-    from, so another configuration may take its place. With a checkpoint, the model and the length
-    that it has reached stay what they are in any case.
-
-    Returns:
-        Whether the same configuration was there, so that files made by it are still good.
-
-    Raises:
-        UserError: a run with another configuration is there, and `allow_change` is not set or the
-            change is an impossible one; or `model_dir` cannot be written.
-    """
-    path = os.path.join(model_dir, configs.CONFIG_FILE)
-    changed = ["no config"]
-    if os.path.exists(path):
-        values = read_json(path, "a run's config")
-        try:
-            saved = configs.from_config_dict(type(experiment), values)
-        except UserError as error:
-            raise UserError(
-                f"{path} is of no such run ({error}): name another model_dir."
-            ) from error
-        changed = configs.differences(saved, experiment)
-        if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
-            _check_change(changed, model_dir, experiment, allow_change)
-    try:
-        configs.save(experiment, path)
-    except OSError as error:
-        raise UserError(f"model_dir {model_dir} cannot be written: {error.strerror}.") from error
-    return not changed
-
-
-def _check_change(changed, model_dir, experiment, allow_change):
-    if changed and not allow_change:
-        raise UserError(
-            f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose another "
-            "model_dir, or resume with the change by --allow_config_change."
-        )
-    for change in changed:
-        section, key = change.partition(":")[0].split(".")
-        if (section == "model" and key not in _FREE) or key in _HEADS.get(section, ()):
-            raise UserError(
-                f"{model_dir} holds a run of another model ({change}), which cannot go on as this "
-                "one: choose another model_dir."
-            )
-    step, end = _step_of(latest(model_dir)), experiment.training.num_train_steps
-    if step and step > end:
-        raise UserError(
-            f"the run in {model_dir} is at step {step:,}, beyond num_train_steps {end:,}: set more."
-        )
 
 
 def latest(model_dir):
@@ -97,24 +28,38 @@ def latest(model_dir):
     return _latest_in(os.path.join(model_dir, "checkpoints"))
 
 
+def latest_step(model_dir):
+    """The step of the last checkpoint of the run in `model_dir`, or None."""
+    return _step_of(latest(model_dir))
+
+
 def _latest_in(directory):
     try:
-        found = tf.train.latest_checkpoint(directory)
+        # Not tf.train.latest_checkpoint, which logs an error of its own.
+        state = tf.train.get_checkpoint_state(directory)
     except ValueError:
-        found = None
-    if found is None and os.path.exists(os.path.join(directory, "checkpoint")):
+        state = None
+    prefix = state.model_checkpoint_path if state else ""
+    if prefix and os.path.exists(f"{prefix}.index"):
+        return prefix
+    if os.path.exists(os.path.join(directory, "checkpoint")):
         raise UserError(
             f"{directory}/checkpoint names no checkpoint that is there: mend or delete it."
         )
-    return found
+    return None
 
 
-def state(model, optimizer, global_step):
-    """All state of a run, as its checkpoints hold it: weights and optimiser by path, step."""
+def state(model, optimizer, global_step, records_seen=None):
+    """All state of a run, as its checkpoints hold it: weights and optimiser by path, place.
+
+    Without `records_seen`, a run goes on behind as many batches as it has taken steps.
+    """
+    place = {} if records_seen is None else {"records_seen": records_seen}
     return tf.train.Checkpoint(
         model={variable.path: variable.value for variable in model.weights},
         optimizer={variable.path: variable.value for variable in optimizer.variables},
         global_step=global_step,
+        **place,
     )
 
 
@@ -210,15 +155,35 @@ class Best:
         checkpoint, global_step: as for Manager.
         model_dir: of the run.
         metric: name of the evaluation's metric; the lower the better if it is a loss.
+        settings: JSON-able dict of what else the metric's value depends on, as the data; values of
+            other settings are not compared. None: unknown.
     """
 
-    def __init__(self, checkpoint, global_step, model_dir, metric):
-        self.metric, self.path = metric, os.path.join(model_dir, BEST_FILE)
+    def __init__(self, checkpoint, global_step, model_dir, metric, settings=None):
+        self.metric, self.settings = metric, settings
+        self.path = os.path.join(model_dir, BEST_FILE)
         self.manager = Manager(checkpoint, os.path.join(model_dir, "best"), global_step, 1, 1)
-        self.value = None
-        if os.path.exists(self.path):
-            saved = read_json(self.path, "the best evaluation")
-            self.value = saved["value"] if saved["metric"] == metric else None
+        self.value = self._saved_value() if os.path.exists(self.path) else None
+
+    def _saved_value(self):
+        """The best value so far; None if it is of another metric or evaluation, which is said."""
+        saved = read_json(self.path, "the best evaluation")
+        try:
+            metric, value, step = saved["metric"], float(saved["value"]), int(saved["step"])
+            before = saved.get("settings") or {}
+            other = [] if metric == self.metric else ["metric"]
+            other += [
+                key for key, now in (self.settings or {}).items() if before.get(key, now) != now
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.path} is damaged: delete it.") from error
+        if not other:
+            return value
+        say(
+            f"the best evaluation so far ({metric} {value:.4g} at step {step:,}) was made with "
+            f"another {' and '.join(other)}: from here on the best is sought anew"
+        )
+        return None
 
     def update(self, results, step):
         """Saves a checkpoint if `results` of `step` are better than all before."""
@@ -230,7 +195,8 @@ class Best:
             return
         self.manager.save(checkpoint_number=step, check_interval=False)
         self.value = value
-        write_json(self.path, {"metric": self.metric, "value": value, "step": step})
+        found = {"metric": self.metric, "value": value, "step": step}
+        write_json(self.path, found | ({"settings": self.settings} if self.settings else {}))
 
 
 def check_metric(metric, names):
@@ -260,22 +226,7 @@ def initialize(model, optimizer, source, with_optimizer=False):
         UserError: nothing to start from at `source`; or a weight is missing there or has another
             shape.
     """
-    prefix = latest(source)
-    if prefix is None and with_optimizer:
-        raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
-    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
-        raise UserError(f"{source} is a run that has no checkpoint yet.")
-    wanted = [("model", v) for v in model.weights]
-    if with_optimizer:
-        moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
-        wanted += [("optimizer", v) for v in moments]
-    try:
-        values = _preset_values(source, model) if prefix is None else _CheckpointValues(prefix)
-        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
-    except (tf.errors.OpError, RuntimeError, IndexError) as error:
-        raise UserError(
-            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
-        ) from error
+    prefix, read = _read(model, source, with_optimizer, optimizer)
     fitted = [(variable, _fitted(value, variable, source)) for variable, value, _ in read]
     for variable, value in fitted:
         variable.assign(value)
@@ -287,6 +238,36 @@ def initialize(model, optimizer, source, with_optimizer=False):
         how = "cut" if new < old else "interpolated"
         said += f"; its {old} position embeddings are {how} to {new}"
     return said
+
+
+def check_start(model, source, with_optimizer=False):
+    """Refuses a `source` that `initialize` could not set the weights of `model` to."""
+    for variable, value, _ in _read(model, source, with_optimizer)[1]:
+        _fitted(value, variable, source)
+
+
+def _read(model, source, with_optimizer, optimizer=None):
+    """Prefix of the checkpoint in `source`, if any; (variable, value there, path) of each weight.
+
+    With the moments of `optimizer`, if it is given and `with_optimizer` set.
+    """
+    prefix = latest(source)
+    if prefix is None and with_optimizer:
+        raise UserError(f"{source} holds no checkpoint with an optimiser's state to start from.")
+    if prefix is None and os.path.exists(os.path.join(source, "checkpoints")):
+        raise UserError(f"{source} is a run that has no checkpoint yet.")
+    wanted = [("model", v) for v in model.weights]
+    if with_optimizer and optimizer is not None:
+        moments = [v for v in optimizer.variables if v.path.endswith(("_momentum", "_velocity"))]
+        wanted += [("optimizer", v) for v in moments]
+    try:
+        values = _preset_values(source, model) if prefix is None else _CheckpointValues(prefix)
+        read = [(v, values.get((section, v.path)), v.path) for section, v in wanted]
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise UserError(
+            f"{prefix or source}, to start from, cannot be read ({reason(error)})."
+        ) from error
+    return prefix, read
 
 
 def _preset_values(source, model):

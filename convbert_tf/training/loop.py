@@ -16,7 +16,15 @@ from convbert_tf.training.optimization import FusedAdamW
 from convbert_tf.training.trainer import Interrupted, Interruption, Trainer
 
 
-def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evaluator=None):
+def fit(
+    task,
+    training,
+    num_train_steps,
+    strategy,
+    num_hidden_layers=None,
+    evaluator=None,
+    evaluation=None,
+):
     """Trains `task` up to step `num_train_steps`, from the last checkpoint of its model_dir if any.
 
     SIGTERM or Ctrl-C ends it after the step that is being computed: it saves a checkpoint, says so
@@ -30,6 +38,8 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
         num_hidden_layers: for layer-wise learning rates.
         evaluator: orbit.AbstractEvaluator; the trainer itself (held-out losses) if None and the
             task has an `eval_dataset`.
+        evaluation: JSON-able dict of what its results depend on besides the weights, for
+            checkpoints.Best.
 
     Returns:
         dict of the last evaluation's metrics; empty without evaluation.
@@ -37,22 +47,29 @@ def fit(task, training, num_train_steps, strategy, num_hidden_layers=None, evalu
     Raises:
         UserError: a loss is not finite, a record is damaged, or model_dir cannot be written.
     """
-    if training.best_metric and evaluator is None and task.eval_dataset is None:
-        raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
+    if evaluator is None:
+        check_best_metric(task, training)
     with strategy.scope():
         optimizer = optimization.create(training, num_train_steps, num_hidden_layers, FusedAdamW)
     trainer = Trainer(task, optimizer, training, strategy, Interruption())
     if evaluator is None and task.eval_dataset is not None:
         evaluator = trainer
-        if training.best_metric:
-            zeros = {name: np.zeros(shape) for name, shape in task.count_shapes.items()}
-            checkpoints.check_metric(training.best_metric, task.metrics(zeros))
     with files.only_one(training.model_dir if strategies.is_chief(strategy) else ""):
-        return _run(trainer, evaluator, num_train_steps)
+        return _run(trainer, evaluator, num_train_steps, evaluation)
 
 
-def _run(trainer, evaluator, num_train_steps):
-    run = _Run(trainer, evaluator, num_train_steps)
+def check_best_metric(task, training):
+    """Refuses a `best_metric` that the task's own evaluation does not give."""
+    if not training.best_metric:
+        return
+    if task.eval_dataset is None:
+        raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
+    zeros = {name: np.zeros(shape) for name, shape in task.count_shapes.items()}
+    checkpoints.check_metric(training.best_metric, task.metrics(zeros))
+
+
+def _run(trainer, evaluator, num_train_steps, evaluation):
+    run = _Run(trainer, evaluator, num_train_steps, evaluation)
     try:
         with trainer.interruption:
             return run.to_the_end()
@@ -86,7 +103,7 @@ def _told(error, task, model_dir):
 class _Run:
     """One call of `fit`: the trainer under Orbit's controller, with what watches and saves it."""
 
-    def __init__(self, trainer, evaluator, num_train_steps):
+    def __init__(self, trainer, evaluator, num_train_steps, evaluation=None):
         training, self.trainer = trainer.training, trainer
         self.training, self.evaluator, self.num_train_steps = training, evaluator, num_train_steps
         self.chief = strategies.is_chief(trainer.strategy)
@@ -102,7 +119,7 @@ class _Run:
         self.best = None
         if training.best_metric and evaluator and self.chief:
             self.best = checkpoints.Best(
-                checkpoint, trainer.global_step, directory, training.best_metric
+                checkpoint, trainer.global_step, directory, training.best_metric, evaluation
             )
 
     def _initialize(self):

@@ -7,32 +7,73 @@ from convbert_tf.config import METRICS_FILE
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
-METRICS = ("masked_lm_loss", "disc_loss", "disc_auc")
+# The panels that are drawn by default: the first of these that the runs have.
+METRICS = (
+    "masked_lm_loss",
+    "disc_loss",
+    "disc_auc",
+    "loss",
+    "mcc",
+    "spearman",
+    "accuracy",
+    "f1",
+    "exact_match",
+    "gradient_norm",
+)
+MOST_PANELS = 3
+NO_METRICS = ("step", "kind", "time")  # what else a line of metrics.jsonl has
 
 
 def read_metrics(model_dir):
     """The lines of a run's metrics.jsonl, as dicts with `step`, `kind`, `time` and metrics.
 
     Raises:
-        UserError: the file is not there, or a line of it is no JSON.
+        UserError: the file is not there, or a line of it is no such dict.
     """
     path = os.path.join(model_dir, METRICS_FILE)
     try:
         with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
-    except FileNotFoundError:
+            lines = [json.loads(line) for line in file if line.endswith("\n")]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not there: name the model_dir of a run.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}).") from None
+    for number, line in enumerate(lines, 1):
+        if not _is_whole(line):
+            raise UserError(f"{path} is damaged: line {number} is none of a run's metrics.")
+    return lines
 
 
-def plot_run(model_dirs, path, metrics=METRICS):
+def _is_whole(line):
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        return False
+    values = [value for name, value in line.items() if name not in NO_METRICS]
+    numbers = (int, float)
+    return isinstance(line.get("step"), int) and all(
+        value is None or (isinstance(value, numbers) and not isinstance(value, bool))
+        for value in values
+    )
+
+
+def default_metrics(runs):
+    """Up to MOST_PANELS of METRICS that `runs` (lists of lines) hold, or else what they hold."""
+    held = {
+        name: None
+        for lines in runs
+        for line in lines
+        for name, value in line.items()
+        if value is not None and name not in NO_METRICS
+    }
+    return ([name for name in METRICS if name in held] or list(held))[:MOST_PANELS]
+
+
+def plot_run(model_dirs, path, metrics=None):
     """Draws one panel a metric over the steps: held-out points, and training's as a thin line.
 
     Args:
         model_dirs: one run or several, told apart by the folders' names.
         path: .svg or .png.
-        metrics: names in metrics.jsonl.
+        metrics: names in metrics.jsonl; by default those of METRICS that the runs have.
 
     Raises:
         UserError: matplotlib is missing, or no run has one of the metrics.
@@ -40,28 +81,46 @@ def plot_run(model_dirs, path, metrics=METRICS):
     try:
         from matplotlib import figure
     except ImportError:
-        raise UserError("matplotlib is missing: pip install -e '.[plot]'") from None
+        raise UserError("matplotlib is missing: pip install matplotlib.") from None
     kind = os.path.splitext(path)[1]
     if kind not in (".svg", ".png"):
         raise UserError(f"{path} must end in .svg or .png.")
+    runs = _read_runs(model_dirs)
+    found = default_metrics(runs.values())
+    if not found:
+        raise UserError(f"there are no metrics yet in {', '.join(model_dirs)}.")
+    metrics = found if metrics is None else metrics
     if not metrics:
-        raise UserError(f"no metric is named; there are, for example, {', '.join(METRICS)}.")
-    names = [os.path.basename(os.path.normpath(folder)) for folder in model_dirs]
-    if len(set(names)) < len(names):
-        raise UserError("two of the runs have folders of the same name, by which they are told.")
-    runs = dict(zip(names, map(read_metrics, model_dirs), strict=True))
+        raise UserError(f"no metric is named; there are, for example, {', '.join(found)}.")
     drawing = figure.Figure(figsize=(4 * len(metrics), 3.2), layout="constrained")
     panels = drawing.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
-        if not any(metric in line for lines in runs.values() for line in lines):
-            raise UserError(f"there is no metric {metric!r} in {', '.join(model_dirs)}.")
+        _check_metric(metric, runs, model_dirs)
         for number, (name, lines) in enumerate(runs.items()):
             _draw(panel, lines, metric, f"C{number}", f"{name}: " if len(runs) > 1 else "")
         panel.set(xlabel="step", ylabel=metric)
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
+    curves = {curve.get_label(): curve for panel in panels for curve in panel.get_lines()}
+    panels[0].legend(handles=list(curves.values()), fontsize="small")
     with atomic_path(path) as partial:
         drawing.savefig(partial, format=kind[1:])
+
+
+def _read_runs(model_dirs):
+    """Name of its folder -> lines, of each run."""
+    names = [os.path.basename(os.path.abspath(folder)) for folder in model_dirs]
+    if len(set(names)) < len(names):
+        raise UserError("two of the runs have folders of the same name, by which they are told.")
+    return dict(zip(names, map(read_metrics, model_dirs), strict=True))
+
+
+def _check_metric(metric, runs, model_dirs):
+    lines = [line for run in runs.values() for line in run]
+    if any(line.get(metric) is not None for line in lines) and metric not in NO_METRICS:
+        return
+    held = sorted({name for line in lines for name in line} - set(NO_METRICS))
+    there = f"; there are {', '.join(held)}" if held else ""
+    raise UserError(f"there is no metric {metric!r} in {', '.join(model_dirs)}{there}.")
 
 
 def _draw(panel, lines, metric, color, prefix):

@@ -9,7 +9,9 @@ A task (`pretraining.PretrainingTask`, `finetuning.FinetuningTask`) has
                                 and a dict of tensors that add up over batches and replicas
     count_shapes                name -> shape of what `losses` counts
     metrics(counts)             -> dict of floats
-    train_dataset(start_step, input_context), eval_dataset(input_context)
+    train_dataset(start_step, input_context), eval_dataset(input_context); the first also takes
+                                start_record, the number of records read before, in a run whose
+                                batch size was changed
 
 and may have
 
@@ -64,6 +66,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         with strategy.scope():
             self.optimizer.build(task.model.trainable_variables)
             self.global_step = _step_variable(0)
+            self.records_seen = _step_variable(0)
             self._bad_step = _step_variable(-1)  # the first whose loss is not finite
             self._sums = {name: _summed(shape) for name, shape in shapes.items()}
         weights = {id(variable) for variable in task.model.weights}
@@ -76,15 +79,18 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
 
     @property
     def checkpoint(self):
-        """All state of the run: weights, optimiser, step."""
-        return checkpoints.state(self.task.model, self.optimizer, self.global_step)
+        """All state of the run: weights, optimiser, step, place in the data."""
+        return checkpoints.state(
+            self.task.model, self.optimizer, self.global_step, self.records_seen
+        )
 
     def train(self, num_steps):
         start = int(self.global_step.numpy())
         if self._iterator is None:
+            self._first = start, self._place(start)
             self._iterator = iter(
                 self.strategy.distribute_datasets_from_function(
-                    lambda context: self.task.train_dataset(start, context)
+                    lambda context: self._dataset(start, context)
                 )
             )
         self._reset()
@@ -97,16 +103,31 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             raise Interrupted(self.interruption.signum or signal.SIGTERM)  # None: of another worker
         return self._summary(self._counts(), steps, time.monotonic() - began)
 
+    def _place(self, step):
+        """The number of records read before `step`, at which a checkpoint was restored or none."""
+        if step and not self.records_seen.numpy():  # a checkpoint from before they were counted
+            self.records_seen.assign(step * self.training.batch_size)
+        return int(self.records_seen.numpy())
+
+    def _dataset(self, step, context):
+        """The task's batches from `step` on, which this trainer has not passed yet."""
+        rows, (first, place) = self.training.batch_size, self._first
+        if place == first * rows:
+            return self.task.train_dataset(step, context)
+        record = place + (step - first) * rows
+        return self.task.train_dataset(step, context, start_record=record)
+
     def _refuse(self, step):
         """Ends the run at the first step whose loss is not finite; keeps its batch to look at."""
         path = os.path.join(self.training.model_dir, f"nonfinite_batch_{step + 1}.npz")
-        batch = next(iter(self.task.train_dataset(step, tf.distribute.InputContext())))
+        batch = next(iter(self._dataset(step, tf.distribute.InputContext())))
         if self.training.model_dir and strategies.is_chief(self.strategy):
             np.savez(path, **{name: value.numpy() for name, value in batch.items()})
-        rows = self.training.batch_size
+        rows, (first, place) = self.training.batch_size, self._first
+        seen = place + (step - first) * rows
         raise UserError(
             f"the loss or its gradient is not finite in step {step + 1} (its batch, examples "
-            f"{step * rows + 1} to {(step + 1) * rows} of the run, is in {path}); checkpoints are "
+            f"{seen + 1} to {seen + rows} of the run, is in {path}); checkpoints are "
             "of the steps before. Lower the learning rate, use float32, or leave such steps out by "
             "--config.training.on_nonfinite=skip."
         )
@@ -144,6 +165,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             known = tf.logical_or(finite, self._bad_step >= 0)
             self._bad_step.assign(tf.where(known, self._bad_step, self.global_step))
             self.global_step.assign_add(1)
+            self.records_seen.assign_add(self.training.batch_size)
             return step + 1, stopping
 
         def goes_on(step, stopping):

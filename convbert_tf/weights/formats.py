@@ -1,8 +1,8 @@
 """Which format a stored model has: `read` gives its Stored, whatever it is."""
 
 from convbert_tf.files import fetch
-from convbert_tf.text import vocabulary as vocabularies
-from convbert_tf.weights import huggingface, presets
+from convbert_tf.text import stored_vocabulary
+from convbert_tf.weights import presets
 
 
 def read(source):
@@ -18,12 +18,14 @@ def read(source):
     """
     directory = fetch(source)
     if presets.is_huggingface(directory):
+        from convbert_tf.weights import huggingface  # most runs never need it
+
         return huggingface.read(directory)
     return presets.read(directory)
 
 
-# Path of the vocabulary that goes with a source, and whether its texts are lower-cased.
-vocabulary, vocab_file = vocabularies.find, vocabularies.vocab_file
+# The Vocabulary that goes with a source, and the path of a preset's.
+vocabulary, vocab_file = stored_vocabulary.find, stored_vocabulary.vocab_file
 
 
 def serving(source):

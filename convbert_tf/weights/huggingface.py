@@ -13,16 +13,18 @@ class says which head it has:
 
 import dataclasses
 import os
-import shutil
+from typing import Required, TypedDict
 
 import numpy as np
 
+from convbert_tf import schema
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
+from convbert_tf.text import vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights, write_safetensors
-from convbert_tf.weights.presets import replacing
+from convbert_tf.weights.presets import check_vocabulary, replacing
 from convbert_tf.weights.stored import (
     Array,
     Stored,
@@ -58,6 +60,24 @@ _PIECES = (
     ("generator_predictions/output_bias", "generator_lm_head/bias"),
     ("/", "."),
 )
+
+
+class _Config(TypedDict, total=False):
+    """The type of a config.json, beside the fields of ModelConfig (see schema.py)."""
+
+    model_type: Required[str]
+    architectures: list[str] | None
+    id2label: dict[str, str] | None
+    num_labels: int | None
+    classifier_dropout: float | None
+    problem_type: str | None
+    num_groups: int | None
+    layer_norm_eps: float | None
+    tie_word_embeddings: bool | None
+    is_decoder: bool | None
+    add_cross_attention: bool | None
+
+
 _OURS = {"linear_groups", "conv_type", "mask_convolution"}  # fields that are not written
 
 
@@ -74,11 +94,14 @@ def read(directory):
         UserError: a file is missing or damaged, the weights do not fit the config, or the config
             computes something else there than in the original.
     """
-    values = read_json(os.path.join(directory, "config.json"), "a Hugging Face config")
-    if values.get("model_type") != "convbert":
-        raise UserError(f"{directory} holds a {values.get('model_type')}, not a convbert.")
+    config_file = os.path.join(directory, "config.json")
+    values = read_json(config_file, "a Hugging Face config", _Config)
+    if values["model_type"] != "convbert":
+        raise UserError(f"{directory} holds a {values['model_type']}, not a convbert.")
     path, tensors = read_weights(directory)
     stored = _describe(values, tensors, directory)
+    stored.check_config(config_file)
+    names.check_layers(stored, len(tensors), path)
     if not any(name.startswith("convbert.") for name in tensors):  # of a bare encoder
         heads = [name for name in weight_names(stored) if not name.startswith("convbert.")]
         tensors = {n if n in heads else f"convbert.{n}": array for n, array in tensors.items()}
@@ -96,11 +119,12 @@ def read(directory):
 
 def _describe(values, tensors, directory):
     """A Stored without arrays for a config.json and the names of its weights."""
-    config = model_config(values)
+    config_file = os.path.join(directory, "config.json")
+    config = model_config(values, config_file)
     kind = (values.get("architectures") or [_architecture(tensors)])[0].removeprefix("TF")
     dropout = values.get("classifier_dropout")
     dropout = config.hidden_dropout_prob if dropout is None else dropout
-    num_classes, labels = _labels(values)
+    num_classes, labels = _labels(values, config_file)
     classes = {"num_classes": num_classes, "dropout": dropout, "labels": labels}
     if kind == "ConvBertForMaskedLM":
         _check_masked_lm(config)
@@ -135,12 +159,18 @@ def _architecture(tensors):
     return next((kind for name, kind in classes.items() if name in tensors), "ConvBertModel")
 
 
-def _labels(values):
+def _labels(values, config_file):
     """Number of classes and their names; None where they are transformers' stand-ins."""
     names = values.get("id2label") or {}
-    labels = [names[key] for key in sorted(names, key=int)]
+    missing = [i for i in range(len(names)) if str(i) not in names]
+    if missing:
+        raise UserError(
+            f"{config_file}: id2label has {len(names)} labels, but none for {missing[0]}."
+        )
+    labels = [names[str(i)] for i in range(len(names))]
     if labels == [f"LABEL_{i}" for i in range(len(labels))]:
-        return len(labels) or values.get("num_labels", 2), None
+        number = values.get("num_labels")
+        return len(labels) or (2 if number is None else number), None
     return len(labels), labels
 
 
@@ -157,25 +187,29 @@ def _check_tied(values, stored, head_weight, path):
 def _check_masked_lm(config):
     if config.hidden_act != "gelu":
         raise UserError(
-            f"hidden_act {config.hidden_act!r}: Hugging Face's masked LM head has gelu whatever "
-            "hidden_act is, the original's head has hidden_act."
+            f"hidden_act {config.hidden_act!r:.60}: Hugging Face's masked LM head has gelu "
+            "whatever hidden_act is, the original's head has hidden_act."
         )
 
 
-def model_config(values):
-    """ModelConfig of the content of a Hugging Face config.json.
+def model_config(values, where="the config"):
+    """ModelConfig of the content of a Hugging Face config.json; `where` names it in messages.
 
     Raises:
         UserError: the configuration computes something else there than in the original.
     """
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    known = {key: value for key, value in values.items() if key in fields and value is not None}
     # What a file leaves out is transformers' default, which is the base model's.
-    defaults = ModelConfig.base().to_dict() | {"pad_token_id": values.get("pad_token_id", 1) or 0}
-    config = ModelConfig.from_dict(
-        defaults | known | {"linear_groups": values.get("num_groups", 1)}
-    )
-    _check_config(config)
+    known = ModelConfig.base().to_dict() | {"pad_token_id": 0 if "pad_token_id" in values else 1}
+    values = {key: value for key, value in values.items() if value is not None}
+    known |= {key: value for key, value in values.items() if key in fields}
+    known["linear_groups"] = values.get("num_groups", 1)
+    schema.check(known, ModelConfig, where)
+    try:
+        config = ModelConfig.from_dict(known)
+        _check_config(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     epsilon = values.get("layer_norm_eps", LAYER_NORM_EPSILON)
     if epsilon != LAYER_NORM_EPSILON:
         raise UserError(f"layer_norm_eps {epsilon}: ConvBERT's is {LAYER_NORM_EPSILON}.")
@@ -195,7 +229,7 @@ def _check_config(config):
         )
     if config.hidden_act not in ACTIVATIONS:
         raise UserError(
-            f"hidden_act {config.hidden_act!r} is not known on both sides; these are: "
+            f"hidden_act {config.hidden_act!r:.60} is not known on both sides; these are: "
             f"{', '.join(ACTIVATIONS)}."
         )
     if config.conv_type != "sdconv" or config.mask_convolution:
@@ -287,11 +321,13 @@ def write(stored, directory, generator=False):
             os.path.join(partial, WEIGHT_FILES[0]),
             ((name.removeprefix(prefix), value) for name, value in weights),
         )
-        if stored.vocab_file:
-            shutil.copyfile(stored.vocab_file, os.path.join(partial, "vocab.txt"))
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, config)
+            vocabulary.copy(stored.vocabulary.path, os.path.join(partial, "vocab.txt"))
             options = {
                 "tokenizer_class": "ConvBertTokenizer",
-                "do_lower_case": stored.lower_case,
+                "do_lower_case": stored.vocabulary.lower_case,
+                "strip_accents": stored.vocabulary.strips_accents,
                 "model_max_length": config.max_position_embeddings,
             }
             write_json(os.path.join(partial, "tokenizer_config.json"), options)
@@ -331,7 +367,7 @@ def masked_lm(stored):
         place = name.replace("discriminator/", "generator/") if own else name
         # Tied embeddings are the discriminator's.
         new.arrays[name] = stored.arrays[place if place in stored.arrays else name]
-    return new.with_vocabulary(stored.vocab_file, stored.lower_case)
+    return new.with_vocabulary(stored.vocabulary)
 
 
 def _with_hidden_layer(stored):

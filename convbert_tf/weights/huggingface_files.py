@@ -6,6 +6,7 @@ No TensorFlow; PyTorch only where the weights are PyTorch's.
 import functools
 import os
 import re
+from typing import Required, TypedDict
 
 import h5py
 import keras  # noqa: F401  teaches numpy bfloat16
@@ -41,13 +42,17 @@ def read_weights(directory):
     raise UserError(f"{directory} has none of {', '.join(WEIGHT_FILES)}.")
 
 
+class _Index(TypedDict, total=False):
+    weight_map: Required[dict[str, str]]  # of a weight, its file
+
+
 def _shards(index):
     """Names of the files that an index lists."""
-    values = read_json(index, "an index of shards")
-    try:
-        return sorted(set(values["weight_map"].values()))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{index} is damaged: it has no weight_map.") from error
+    shards = sorted(set(read_json(index, "an index of shards", _Index)["weight_map"].values()))
+    for shard in shards:
+        if len(os.fsencode(shard)) > 255:
+            raise UserError(f"{index}: {shard!r:.40}... is too long for the name of a file.")
+    return shards
 
 
 def _guarded_array(path, array):

@@ -14,15 +14,8 @@ import dataclasses
 import numpy as np
 
 from convbert_tf.console import UserError
-from convbert_tf.weights.stored import Array
+from convbert_tf.weights.stored import Array, as_weights
 
-KINDS = (
-    "ConvBertEncoder",
-    "ConvBertPretrainer",
-    "TextClassifier",
-    "TokenClassifier",
-    "QuestionAnswerer",
-)
 QA_HIDDEN_SIZE = 512
 
 
@@ -43,6 +36,19 @@ def shapes(stored):
         if stored.config.get("hidden_layer"):
             head |= _dense("hidden", hidden, hidden)
     return _prefixed("encoder/", _encoder(config)) | head
+
+
+def check_layers(stored, number, source):
+    """Refuses a config with more layers than the `number` of arrays in a file can hold.
+
+    Before `shapes`, which is as long as the config says; all other sizes show in a shape.
+    """
+    config = stored.model_config
+    if config.num_hidden_layers > number:
+        raise UserError(
+            f"{source} holds {number:,} arrays, too few for num_hidden_layers "
+            f"{config.num_hidden_layers:,} of its config."
+        )
 
 
 def _prefixed(prefix, names):
@@ -321,17 +327,17 @@ def to_ours(names, tensors, source):
                 f"{source}: {name!r} has shape {tuple(shape)}, the configuration asks for "
                 f"{part.shape}."
             )
-        parts_of[part.name].append((part, tensors[name]))
+        parts_of[part.name].append((part, name, tensors[name]))
     return {
-        name: Array(parts[0][0].whole, lambda parts=parts: _assembled(parts))
+        name: Array(parts[0][0].whole, lambda parts=parts: _assembled(parts, source))
         for name, parts in parts_of.items()
     }
 
 
-def _assembled(parts):
+def _assembled(parts, source):
     whole = np.empty(parts[0][0].whole, "float32")
-    for part, array in parts:
-        part.put(array.read(), whole)
+    for part, name, array in parts:
+        part.put(as_weights(array.read(), name, source), whole)
     return whole
 
 

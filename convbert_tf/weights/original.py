@@ -5,8 +5,12 @@ a config goes with it, a dict of the original's hyper-parameters. TensorFlow is 
 checkpoint is read or written.
 """
 
+import glob
 import os
+import re
+from typing import Required, TypedDict
 
+from convbert_tf import schema
 from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.weights import names
@@ -38,15 +42,109 @@ _GENERATOR = ("generator_hidden_size", "generator_layers", "untied_generator_emb
 _HEADS = ("TextClassifier", "TokenClassifier", "QuestionAnswerer")
 
 
+class _Generator(TypedDict, total=False):
+    num_hidden_layers: Required[int]
+
+
+class Config(TypedDict, total=False):
+    """The type of an original's config (see schema.py); `describe` tells which keys go together."""
+
+    discriminator: dict
+    generator: _Generator | None
+    encoder: dict
+    task: str | None
+    num_classes: int | None
+    labels: list[str] | None
+    tagging: bool
+    answerable_classifier: bool
+    answerable_uses_start_logits: bool
+    joint_prediction: bool
+    beam_size: int
+    electra_objective: bool
+    generator_hidden_size: float
+    generator_layers: float
+    untied_generator_embeddings: bool
+    mask_prob: float
+    gen_weight: float
+    disc_weight: float
+    disallow_correct: bool
+    temperature: float
+    untied_generator: bool
+    uniform_generator: bool
+
+
 # --- reading ---
 
 
-def read(checkpoint_prefix, config):
+def find(source):
+    """The prefix of the checkpoint that `source` is or holds; None where it is of another format.
+
+    Args:
+        source: a path.
+
+    Raises:
+        UserError: it is a file of a checkpoint, one of TensorFlow's first format, or a directory
+            that does not tell which of its checkpoints is meant.
+    """
+    source = str(source)
+    if os.path.exists(f"{source}.index"):
+        return source
+    _check_prefix(source)
+    found = glob.glob(os.path.join(glob.escape(source), "*.ckpt*.index"))
+    prefixes = sorted(path.removesuffix(".index") for path in found)
+    if len(prefixes) > 1:
+        return _latest(source, prefixes)
+    if prefixes:
+        return prefixes[0]
+    for name in sorted(os.listdir(source)) if os.path.isdir(source) else ():
+        if ".ckpt" in name:
+            _check_prefix(os.path.join(source, name))
+    if os.path.exists(os.path.join(source, "checkpoint")):
+        raise UserError(
+            f"{source} has a file `checkpoint`, but not the checkpoint that it names: copy its "
+            ".index and .data files too."
+        )
+    return None
+
+
+def _latest(directory, prefixes):
+    """That of the checkpoints with these prefixes which the file `checkpoint` names."""
+    path, choices = os.path.join(directory, "checkpoint"), ", ".join(prefixes)
+    if not os.path.exists(path):
+        raise UserError(f"{directory} holds several checkpoints: name one of {choices}.")
+    with open(path, encoding="utf-8", errors="replace") as file:
+        named = re.search(r'^model_checkpoint_path: *"(.*)"', file.read(), re.MULTILINE)
+    name = os.path.basename(named.group(1)) if named else None
+    if os.path.join(directory, str(name)) not in prefixes:
+        what = f"{name}, which is not there" if name else "none"
+        raise UserError(f"{path} names {what}: name one of {choices}.")
+    return os.path.join(directory, name)
+
+
+def _check_prefix(path):
+    """Refuses the path of a file where the prefix of a checkpoint is expected."""
+    suffix = re.search(r"\.(index|meta|data-\d+-of-\d+)$", path)
+    if suffix and os.path.isfile(path):
+        prefix = path[: suffix.start()]
+        if os.path.exists(f"{prefix}.index"):
+            raise UserError(f"{path} is one file of a checkpoint: give its prefix, {prefix}.")
+        raise UserError(
+            f"{path} is one file of a checkpoint whose {os.path.basename(prefix)}.index is missing."
+        )
+    if ".ckpt" in os.path.basename(path) and os.path.isfile(path):
+        raise UserError(
+            f"{path} is a checkpoint of TensorFlow's first format (V1), or no checkpoint: save it "
+            "again as V2, by tf.compat.v1.train.Saver(write_version=2)."
+        )
+
+
+def read(checkpoint_prefix, config, where="the config"):
     """The Stored of a checkpoint of the original code; its arrays are read when they are needed.
 
     Args:
         checkpoint_prefix: path of the checkpoint without its suffixes, as TensorFlow takes it.
         config: as for conversion.load_original.
+        where: names the config in messages.
 
     Returns:
         A Stored without Adam's moments (see `read_moments`), and the task's name or None. Of other
@@ -56,7 +154,8 @@ def read(checkpoint_prefix, config):
         UserError: no checkpoint there, or it does not fit `config`.
     """
     tensors = _tensors(checkpoint_prefix)
-    stored, task = describe(config)
+    stored, task = describe(config, where)
+    names.check_layers(stored, len(tensors), checkpoint_prefix)
     table = names.original_names(stored, task)
     stored.arrays.update(names.to_ours(table, tensors, checkpoint_prefix))
     left = sorted(name for name in tensors.keys() - table.keys() if not name.endswith(_STATE))
@@ -91,8 +190,9 @@ def _tensors(checkpoint_prefix):
     import tensorflow as tf
 
     # What TensorFlow raises for a file that is not whole.
-    errors = (tf.errors.OpError, IndexError, ValueError, RuntimeError)
+    errors = (tf.errors.OpError, IndexError, ValueError, RuntimeError, TypeError, OSError)
     if not os.path.exists(f"{checkpoint_prefix}.index"):
+        _check_prefix(str(checkpoint_prefix))
         raise UserError(
             f"{checkpoint_prefix}.index is not there: a TensorFlow checkpoint's prefix."
         )
@@ -152,12 +252,23 @@ def write(stored, checkpoint_prefix, task=None, moments=None, step=0):
 # --- configs ---
 
 
-def describe(config):
-    """A Stored without arrays from an original's config, and its task's name (or None)."""
+def describe(config, where="the config"):
+    """A Stored without arrays from an original's config, and its task's name (or None).
+
+    Raises:
+        UserError: it is none, or a value in it is impossible; `where` names it there.
+    """
+    schema.check(config, Config, where)
+    for part in ("discriminator", "encoder"):
+        # A size that is null is as one that is not there.
+        given = {key: value for key, value in config.get(part, {}).items() if value is not None}
+        schema.check(given, ModelConfig, where, part)
     try:
-        return _describe(config)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"this is no config of an original checkpoint ({error!r}).") from error
+        stored, task = _describe(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    stored.check_config(where)
+    return stored, task
 
 
 def _describe(config):
@@ -192,8 +303,10 @@ def _answerer_config(encoder, config):
 
 
 def _model_config(values, **extra):
-    values = {name: value for name, value in values.items() if name not in _NOT_OURS}
-    if values.get("embedding_size") is None:
+    values = {
+        name: value for name, value in values.items() if name not in _NOT_OURS and value is not None
+    }
+    if "embedding_size" not in values:
         values["embedding_size"] = values.get("hidden_size", ModelConfig().hidden_size)
     return ModelConfig.from_dict(values | extra)
 
@@ -202,7 +315,7 @@ def _pretraining_configs(config):
     discriminator = config["discriminator"]
     extra = {name: config[name] for name in _GENERATOR if name in config}
     if generator := config.get("generator"):
-        layers = discriminator["num_hidden_layers"]
+        layers = _model_config(discriminator).num_hidden_layers
         extra["generator_layers"] = generator["num_hidden_layers"] / layers
     pretraining = {name: config[name] for name in _PRETRAINING if name in config}
     objective = "electra" if config.get("electra_objective", True) else "mlm"

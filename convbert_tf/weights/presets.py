@@ -1,32 +1,50 @@
 """Preset directories: what passes between steps and people.
 
-    config.json         the class of the model, its config, a hash of the weights file
+    config.json         the class of the model, its config, hashes of the files below
     model.weights.h5    weights, as Keras 3 writes them
     vocab.txt           the vocabulary, where one is known
-    README.md           one line that says what it is
+    README.md           one line that says what it is; for people to edit, so it has no hash
 
-A preset is written whole or not at all, and read whole or not at all.
+A preset is written whole or not at all, and read whole or not at all. What is written is read again
+before it takes its place.
 """
 
 import contextlib
 import glob
-import hashlib
 import os
 import re
-import shutil
 import tempfile
+from typing import Required, TypedDict
 
 import h5py
-import numpy as np
 
+from convbert_tf import schema
 from convbert_tf.console import UserError, reason
-from convbert_tf.files import is_address, read_json, write_json
-from convbert_tf.text.vocabulary import VOCAB_FILE
+from convbert_tf.files import is_address, read_json, sha256, undone_on_error, write_json
+from convbert_tf.text import vocabulary
+from convbert_tf.text.stored_vocabulary import check_hash
+from convbert_tf.text.vocabulary import VOCAB_FILE, Vocabulary
 from convbert_tf.weights import names
-from convbert_tf.weights.stored import Array, Stored
+from convbert_tf.weights.stored import KINDS, Array, Stored, as_weights
 
 FORMAT = 1
+_Description = TypedDict(
+    "_Description",
+    {
+        "format": Required[int],
+        "class": Required[str],
+        "config": Required[dict],
+        "lower_case": Required[bool],
+        "strip_accents": bool,  # presets of before have none: as lower_case
+        "weights_sha256": Required[str],
+        "sha256": dict[str, str],  # by file; presets of before have none
+        "serving": dict,
+    },
+    total=False,
+)
 CONFIG_FILE, WEIGHTS_FILE, README_FILE = "config.json", "model.weights.h5", "README.md"
+# What h5py raises for a file that is not whole.
+_H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 # A weight's number among those of its own layer, by which Keras stores it.
 _NUMBERS = {
     "word_embeddings": 0,
@@ -50,28 +68,53 @@ def write(stored, directory):
     """Writes `stored` to `directory`, which is made if it is not there; a preset there is replaced.
 
     Raises:
-        UserError: the vocabulary has more pieces than the model.
+        UserError: the vocabulary cannot be read or has more pieces than the model, a weight is not
+            finite, or an option of the model is impossible.
     """
     with replacing(directory) as partial:
         weights = os.path.join(partial, WEIGHTS_FILE)
         _write_weights(stored, weights)
+        hashes = {WEIGHTS_FILE: sha256(weights)}
         with open(os.path.join(partial, README_FILE), "w", encoding="utf-8") as file:
             file.write(
                 f"A {stored.kind} of convbert_tf with {stored.num_parameters:,} parameters; load "
                 f"it with `convbert_tf.{stored.kind}.from_preset(directory)`.\n"
             )
-        if stored.vocab_file:
-            check_vocabulary(stored.vocab_file, stored.model_config)
-            shutil.copyfile(stored.vocab_file, os.path.join(partial, VOCAB_FILE))
+        if stored.vocabulary.path:
+            check_vocabulary(stored.vocabulary.path, stored.model_config)
+            copy = os.path.join(partial, VOCAB_FILE)
+            vocabulary.copy(stored.vocabulary.path, copy)
+            hashes[VOCAB_FILE] = sha256(copy)
         description = {
             "format": FORMAT,
             "class": stored.kind,
             "config": stored.config,
-            "lower_case": stored.lower_case,
-            "weights_sha256": _sha256(weights),
+            "lower_case": stored.vocabulary.lower_case,
+            "strip_accents": stored.vocabulary.strips_accents,
+            "weights_sha256": hashes[WEIGHTS_FILE],
+            "sha256": hashes,
             "serving": stored.serving,
         }
         write_json(os.path.join(partial, CONFIG_FILE), description)
+        _read_back(partial, directory)
+        if not stored.vocabulary.path:
+            _remove_vocabulary(directory)
+
+
+def _read_back(partial, directory):
+    """Reads what was written to the folder `partial`, which is to become `directory`."""
+    try:
+        read(partial)
+    except UserError as error:
+        message = str(error).replace(partial, str(directory))
+        raise UserError(f"not saved, since it could not be loaded again: {message}") from error
+
+
+def _remove_vocabulary(directory):
+    """Removes the vocabulary of the preset that is replaced by one without."""
+    vocab_file = os.path.join(directory, VOCAB_FILE)
+    if os.path.exists(os.path.join(directory, CONFIG_FILE)) and os.path.exists(vocab_file):
+        os.remove(vocab_file)
 
 
 @contextlib.contextmanager
@@ -83,17 +126,21 @@ def replacing(directory):
     """
     if is_address(directory):
         raise UserError(f"{directory}: a model is written to a directory, not to the hub.")
-    os.makedirs(directory, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial:
+    with (
+        undone_on_error(directory),
+        tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial,
+    ):
         yield partial
         for name in sorted(os.listdir(partial), key=lambda name: name == CONFIG_FILE):
             os.replace(os.path.join(partial, name), os.path.join(directory, name))
 
 
 def check_vocabulary(vocab_file, model_config):
-    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for."""
-    with open(vocab_file, encoding="utf-8") as file:
-        pieces = sum(1 for _ in file)
+    """Refuses a vocabulary with ids that a model of ModelConfig `model_config` has no row for.
+
+    A line of the file is an id, also where its piece is repeated further down.
+    """
+    pieces = len(vocabulary.read_pieces(vocab_file))
     if pieces > model_config.vocab_size:
         raise UserError(
             f"{vocab_file} has {pieces:,} pieces, the model {model_config.vocab_size:,}: it is "
@@ -104,7 +151,8 @@ def check_vocabulary(vocab_file, model_config):
 def _write_weights(stored, path):
     with h5py.File(path, "w") as file:
         for name, array in stored.arrays.items():
-            file.create_dataset(h5_path(name), data=np.asarray(array.read(), "float32"))
+            values = as_weights(array.read(), name, f"the {stored.kind}")
+            file.create_dataset(h5_path(name), data=values)
 
 
 def h5_path(name):
@@ -130,15 +178,7 @@ def read(directory):
             are not those that the config asks for.
     """
     description = describe(directory)
-    weights_file = os.path.join(directory, WEIGHTS_FILE)
-    if not os.path.exists(weights_file):
-        raise UserError(f"{weights_file} is not there: the preset is incomplete.")
-    if _sha256(weights_file) != description["weights_sha256"]:
-        raise UserError(
-            f"{weights_file} is not the file that {CONFIG_FILE} was written for (its hash "
-            "differs): the preset is damaged; copy or make it again."
-        )
-    if description["class"] not in names.KINDS:
+    if description["class"] not in KINDS:
         raise UserError(
             f"{directory} holds a {description['class']}, which this version does not know."
         )
@@ -146,22 +186,26 @@ def read(directory):
     stored = Stored(
         description["class"],
         description["config"],
-        vocab_file=vocab_file if os.path.exists(vocab_file) else None,
-        lower_case=description["lower_case"],
+        vocabulary=Vocabulary(
+            vocab_file if os.path.exists(vocab_file) else None,
+            description["lower_case"],
+            description["strip_accents"],
+        ),
         serving=description.get("serving", {}),
     )
     stored.check_config(os.path.join(directory, CONFIG_FILE))
-    stored.arrays.update(_read_weights(stored, weights_file))
+    hashes = {WEIGHTS_FILE: description["weights_sha256"]} | description.get("sha256", {})
+    for name in hashes:
+        check_hash(directory, name, hashes)
+    stored.arrays.update(_read_weights(stored, os.path.join(directory, WEIGHTS_FILE)))
     return stored
 
 
 def _read_weights(stored, path):
     """The Arrays of the file at `path`, which must be all that the config asks for."""
     found, arrays = _datasets(path), {}
-    try:
-        wanted = names.shapes(stored)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its config.json is incomplete: {reason(error)}.") from error
+    names.check_layers(stored, len(found), path)
+    wanted = names.shapes(stored)
     for name, shape in wanted.items():
         key = h5_path(name)
         if found.get(key) != shape:
@@ -169,7 +213,7 @@ def _read_weights(stored, path):
             raise UserError(
                 f"{path} does not fit its config.json: {name!r} is {there}, not of shape {shape}."
             )
-        arrays[name] = Array(shape, lambda key=key: _read_dataset(path, key))
+        arrays[name] = Array(shape, lambda name=name, key=key: _read_dataset(path, key, name))
     if len(found) != len(wanted):
         raise UserError(
             f"{path} holds {len(found)} arrays for the {len(wanted)} weights of the model."
@@ -188,14 +232,18 @@ def _datasets(path):
     try:
         with h5py.File(path) as file:
             file.visititems(note)
-    except OSError as error:
+    except _H5_ERRORS as error:
         raise UserError(f"{path} is damaged: {reason(error)}") from error
     return found
 
 
-def _read_dataset(path, key):
-    with h5py.File(path) as file:
-        return file[key][()]
+def _read_dataset(path, key, name):
+    try:
+        with h5py.File(path) as file:
+            values = file[key][()]
+    except _H5_ERRORS as error:
+        raise UserError(f"{path} is damaged: {reason(error)}") from error
+    return as_weights(values, name, path)
 
 
 def describe(directory):
@@ -210,12 +258,8 @@ def describe(directory):
             f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
             "an original or Hugging Face checkpoint."
         )
-    kinds = {"class": str, "config": dict, "format": int, "weights_sha256": str, "lower_case": bool}
-    for name, kind in kinds.items():
-        if not isinstance(description.get(name), kind):
-            raise UserError(
-                f"{directory}/{CONFIG_FILE} is damaged: {name!r} is no {kind.__name__}."
-            )
+    schema.check(description, _Description, os.path.join(directory, CONFIG_FILE))
+    description.setdefault("strip_accents", description["lower_case"])
     if description["format"] > FORMAT:
         raise UserError(
             f"{directory} was written in format {description['format']}, this version reads up to "
@@ -235,11 +279,14 @@ def is_original(directory):
     A config.json of its own may be beside it.
     """
     pattern = os.path.join(glob.escape(directory), "*.ckpt*.index")
-    if not glob.glob(pattern):
-        return False
+    return bool(glob.glob(pattern)) and not is_described(directory)
+
+
+def is_described(directory):
+    """Whether the config.json of `directory` says that it is a preset or of Hugging Face."""
     path = os.path.join(directory, CONFIG_FILE)
     values = read_json(path, "a config") if os.path.exists(path) else {}
-    return not _fields(values) & {"model_type", "format"}
+    return bool(_fields(values) & {"model_type", "format"})
 
 
 def _fields(values):
@@ -254,11 +301,3 @@ def _read_config(directory):
         )
     path = os.path.join(directory, CONFIG_FILE)
     return read_json(path, "a preset of convbert_tf or a Hugging Face model")
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

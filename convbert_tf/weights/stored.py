@@ -2,11 +2,89 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Required, TypedDict
 
 import numpy as np
 
-from convbert_tf.config import ModelConfig, PretrainingConfig
-from convbert_tf.console import UserError, reason
+from convbert_tf import schema
+from convbert_tf.config import ModelConfig, PretrainingConfig, check_length
+from convbert_tf.console import UserError
+from convbert_tf.text.vocabulary import Vocabulary
+
+# A beam of a question answerer is a table of its square for every input.
+_LARGEST_BEAM = 1000
+
+
+# The types of `Stored.config`, by kind (see schema.py).
+class _Encoder(TypedDict, total=False):
+    config: Required[ModelConfig]
+    name: str
+
+
+class _Pretrainer(_Encoder, total=False):
+    pretraining: PretrainingConfig | None
+
+
+class _Serialized(TypedDict, total=False):
+    config: Required[_Encoder]
+
+
+class _Head(TypedDict, total=False):
+    encoder: Required[_Serialized]
+    name: str
+
+
+class _TokenClassifier(_Head, total=False):
+    num_classes: Required[int]
+    dropout: float
+    labels: list[str] | None
+
+
+class _TextClassifier(_TokenClassifier, total=False):
+    hidden_layer: bool
+
+
+class _QuestionAnswerer(_Head, total=False):
+    answerable: bool
+    beam_size: int
+    joint: bool
+
+
+_CONFIGS = {
+    "ConvBertEncoder": _Encoder,
+    "ConvBertPretrainer": _Pretrainer,
+    "TextClassifier": _TextClassifier,
+    "TokenClassifier": _TokenClassifier,
+    "QuestionAnswerer": _QuestionAnswerer,
+}
+KINDS = tuple(_CONFIGS)
+
+
+# The types of `Stored.serving`, by kind.
+class _Serving(TypedDict, total=False):
+    max_seq_length: int
+    pair: bool
+
+
+class _ClassifierServing(_Serving, total=False):
+    max_score: float | None
+
+
+class _AnswererServing(TypedDict, total=False):
+    max_seq_length: int
+    doc_stride: int
+    max_query_length: int
+    max_answer_length: int
+    null_threshold: float | None
+
+
+_SERVING = dict.fromkeys(KINDS, _Serving)
+_SERVING |= {"TextClassifier": _ClassifierServing, "QuestionAnswerer": _AnswererServing}
+
+
+def takes(kind, option):
+    """Whether models of `kind` are served with the option `option` of `serving.export`."""
+    return option in _SERVING[kind].__annotations__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +106,17 @@ class Stored:
     """A model of one of this package's classes, without the class.
 
     Attributes:
-        kind: name of the class, one of names.KINDS.
+        kind: name of the class, one of KINDS.
         config: what the class's `get_config` gives.
         arrays: name -> Array, the names and shapes those of `names.shapes(self)`.
-        vocab_file: path of its vocabulary, or None.
-        lower_case: whether texts are lower-cased before they are tokenised.
-        serving: arguments of `serving.export` that the model was trained with.
+        vocabulary: its Vocabulary, whose path is None where it has none.
+        serving: options of `serving.export` that the model was trained with.
     """
 
     kind: str
     config: dict
     arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
-    vocab_file: str | None = None
-    lower_case: bool = True
+    vocabulary: Vocabulary = Vocabulary()
     serving: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -74,20 +150,102 @@ class Stored:
         config = {"config": self.model_config.to_dict()}
         return dataclasses.replace(self, kind="ConvBertEncoder", config=config, arrays=own)
 
-    def with_vocabulary(self, vocab_file, lower_case):
-        return dataclasses.replace(self, vocab_file=vocab_file, lower_case=lower_case)
+    def with_vocabulary(self, vocabulary):
+        return dataclasses.replace(self, vocabulary=vocabulary)
 
     def check_config(self, where):
         """Refuses a config that describes no model of the kind; `where` names its file."""
+        schema.check(self.config, _CONFIGS[self.kind], where, "config")
+        _check_keys(self.config, _CONFIGS[self.kind], where)
+        pretraining = self.config.get("pretraining") or {}
+        schema.check(pretraining, PretrainingConfig, where, "config.pretraining", closed=True)
+        schema.check(self.serving, _SERVING[self.kind], where, "serving", closed=True)
         try:
-            values = self._encoder_config["config"]
-            if not isinstance(values, dict):
-                raise ValueError(f"{values!r} is no architecture")
             self.model_config, self.pretraining  # noqa: B018  they check themselves
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{where} describes no {self.kind}: {reason(error)}") from error
+            _check_options(self.config)
+            _check_serving(self.serving, self.config, self.model_config)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+
+def _check_keys(config, kind, where):
+    """Refuses options that the class of this kind, or the encoder's, does not take."""
+    parts = {"config": (config, kind)}
+    if "encoder" in config:
+        parts["config.encoder.config"] = (config["encoder"]["config"], _Encoder)
+    for key, (values, known) in parts.items():
+        unknown = sorted(set(values) - set(known.__annotations__))
+        if unknown:
+            raise UserError(f"{where}: {key}.{unknown[0]} is no option of the model.")
+        if "/" in values.get("name", "") or values.get("name") == "":
+            raise UserError(f"{where}: {key}.name is {values['name']!r}, which is no layer's name.")
+
+
+def _check_options(config):
+    """Refuses options of a head that are of the right type but impossible."""
+    if "num_classes" in config:
+        check_labels(config.get("labels"), config["num_classes"])
+    if not 0 <= config.get("dropout", 0) < 1:
+        raise UserError(f"dropout must be in [0, 1), got {config['dropout']}.")
+    if not 1 <= config.get("beam_size", 1) <= _LARGEST_BEAM:
+        raise UserError(f"beam_size must be from 1 to {_LARGEST_BEAM}, got {config['beam_size']}.")
+
+
+def _check_serving(serving, config, model_config):
+    """Refuses options that the model could not be exported with."""
+    length = serving.get("max_seq_length", model_config.max_position_embeddings)
+    if "max_seq_length" in serving:
+        check_length(length, model_config)
+    for name in ("doc_stride", "max_query_length", "max_answer_length"):
+        if serving.get(name, 1) < 1:
+            raise UserError(f"{name} must be at least 1, got {serving[name]}.")
+    if length < serving.get("max_query_length", 0) + 4:
+        raise UserError(
+            f"max_seq_length {length} must exceed max_query_length {serving['max_query_length']} "
+            "by at least 4."
+        )
+    if serving.get("null_threshold") is not None and not config.get("answerable"):
+        raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
+
+
+def check_labels(labels, num_classes):
+    """Refuses `labels` (None for none) that are not `num_classes` different strings."""
+    if num_classes < 1:
+        raise UserError(f"num_classes must be at least 1, got {num_classes}.")
+    if labels is None:
+        return
+    for label in labels:
+        if not isinstance(label, str):
+            raise UserError(f"labels must be strings; {label!r} is a {type(label).__name__}.")
+    if len(labels) != num_classes:
+        raise UserError(f"{len(labels)} labels for {num_classes:,} classes: give one for each.")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"the label {twice!r} stands for several classes: labels must differ.")
+
+
+def as_weights(values, name, where):
+    """`values` as float32, which must be finite numbers; `where` and `name` are for the message.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        if values.dtype.kind not in "fiuV":  # V: bfloat16 and its like
+            raise TypeError(f"values of type {values.dtype}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            values = np.asarray(values, "float32")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {name!r} does not hold numbers.") from error
+    # One pass without a copy; the sum of finite values may overflow, so that is no proof.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(values)
+    if not np.isfinite(total) and not np.isfinite(values).all():
+        raise UserError(
+            f"{where}: {name!r} has values that are not finite (NaN or infinity): the model has "
+            "diverged, or the file is damaged."
+        )
+    return values
 
 
 def encoder_config(model_config):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from convbert_tf import files
 from convbert_tf.console import UserError
 from convbert_tf.data import corpus, input_pipeline, records, text_files
 from convbert_tf.data.shards import check_manifest
@@ -68,58 +69,13 @@ def read_examples(folder):
 # --- documents ---
 
 
-def test_plain_documents_and_their_sizes(tmp_path):
-    path = tmp_path / "a.txt"
-    content = "\ufeff\n \r\none é\r\ntwo\n\n\t\nthree\n".encode()
-    path.write_bytes(content)
-    found = list(text_files.documents(str(path)))
-    assert [text for text, _ in found] == ["one é\r\ntwo", "three"]
-    assert sum(size for _, size in found) == len(content) - 3  # the byte order mark
-
-
 def test_sizes_add_up_and_a_long_document_is_ended_at_a_line(folder):
     found = list(text_files.documents(str(folder / "text.txt")))
     assert [text.split("\n") for text, _ in found] == DOCUMENTS
     assert sum(size for _, size in found) == len(TEXT)
     (folder / "long.txt").write_text("one\ntwo\nthree\nfour\n")
-    assert list(text_files.documents(str(folder / "long.txt"), max_bytes=8)) == [
-        ("one\ntwo", 8),
-        ("three\nfour", 11),
-    ]
-
-
-def test_json_documents(tmp_path):
-    lines = [json.dumps({"text": "one\n\ntwo", "id": 1}), "", json.dumps({"text": "a\ud800b"})]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    texts = [text for text, _ in text_files.documents(str(tmp_path / "a.jsonl"))]
-    assert texts == ["one\ntwo", "a?b"]
-
-
-def test_find_files(tmp_path):
-    for name in ("b/x.txt", "a.jsonl.gz", "b/c/y.txt.xz", "b/notes.md", "raw"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    names = lambda *given: [  # noqa: E731
-        path.removeprefix(f"{tmp_path}/")
-        for path in text_files.find_files([str(tmp_path / each) for each in given])
-    ]
-    assert names("") == ["a.jsonl.gz", "b/c/y.txt.xz", "b/x.txt"]
-    assert names("raw", "b/*.txt", "b/x.txt", "b/c/../x.txt") == ["b/x.txt", "raw"]
-    for given in ("none.txt", "none*", "b/c/d"):
-        with pytest.raises(UserError, match="names no text file"):
-            names(given)
-    for other in ("rows.json", "x.txt.BZ2"):
-        (tmp_path / other).touch()
-        with pytest.raises(UserError, match=f"{other} is no text here"):
-            names(other)
-
-
-def test_sample_takes_from_every_file(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.txt").write_text(f"{name * 9}\n\n" * (2 if name == "a" else 100))
-    texts = list(text_files.sample_texts(text_files.find_files(str(tmp_path)), 110))
-    assert collections.Counter(text[0] for text in texts) == {"a": 2, "b": 4, "c": 4}
+    found = list(text_files.documents(str(folder / "long.txt"), max_bytes=8))
+    assert found == [("one\ntwo", 8), ("three\nfour", 11)]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +260,27 @@ if __name__ == "__main__":
 """
 
 
+# What Linux has and macOS lacks: a call of one of these needs another way beside it.
+LINUX_ONLY = """
+copy_file_range eventfd fdatasync getrandom getresuid getxattr listxattr memfd_create pidfd_open
+pipe2 posix_fadvise posix_fallocate process_cpu_count sched_getaffinity sched_getscheduler
+sched_setaffinity setxattr splice unshare
+"""
+
+
+def test_without_the_calls_of_linux_the_same_records_are_built(folder, monkeypatch):
+    expected = build(folder)
+    for name in LINUX_ONLY.split():
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(files, "fcntl", None)
+    assert corpus._useful_workers([], ["a set"]) == os.cpu_count()
+    with files.only_one(folder / "elsewhere"):
+        assert build(folder, output="elsewhere", num_workers=None) == expected
+    assert shard_bytes(folder / "elsewhere") == shard_bytes(folder / "out")
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="looks into Linux's /proc")
 def test_a_build_that_is_killed_again_and_again_gives_the_same_files(folder):
     text = "\n\n".join("\n".join(document) for document in make_documents(4000, seed=1))
     (folder / "text.txt").write_text(text)
@@ -357,6 +333,40 @@ def test_training_refuses_records_of_another_vocabulary_or_length(folder):
         check_manifest(manifest, str(folder / "out"), **fitting)
 
 
+def test_accents_are_kept_where_asked(folder):
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, "cafe", "café", "CAFE"]), "utf-8")
+    (folder / "text.txt").write_text("Café CAFÉ\n" * 9, "utf-8")
+    ids = {
+        (True, None): {5},
+        (True, True): {5},
+        (True, False): {6},
+        (False, None): {1},
+        (False, True): {1, 7},
+    }
+    for (lower_case, strip_accents), expected in ids.items():
+        options = {"lower_case": lower_case, "strip_accents": strip_accents, "overwrite": True}
+        manifest = build(folder, **options)
+        stripped = lower_case if strip_accents is None else strip_accents
+        assert (manifest["lower_case"], manifest["strip_accents"]) == (lower_case, stripped)
+        (example,) = read_examples(folder / "out")
+        assert set(example[0]) - {2, 3} == expected
+
+
+def test_a_build_from_before_there_was_strip_accents_goes_on(folder):
+    """Its settings have none, which was as lower_case."""
+    manifest = build(folder)
+    for name in ("build.jsonl", "manifest.json"):
+        path = folder / "out" / name
+        content = path.read_text()
+        assert '"strip_accents": true,' in content
+        path.write_text(content.replace('"strip_accents": true,', ""))
+    assert build(folder) == {key: manifest[key] for key in manifest if key != "strip_accents"}
+    (folder / "out" / "manifest.json").unlink()
+    assert build(folder) == manifest
+    with pytest.raises(UserError, match="strip_accents=True, not False"):
+        build(folder, strip_accents=False)
+
+
 def test_records_of_other_settings_are_not_mixed(folder):
     build(folder)
     for options, message in [
@@ -367,13 +377,38 @@ def test_records_of_other_settings_are_not_mixed(folder):
         with pytest.raises(UserError, match=message):
             build(folder, **options)
     (folder / "text.txt").write_text(TEXT + "\nwaa\n")
-    with pytest.raises(UserError, match="built with other input: choose"):
+    with pytest.raises(UserError, match="built with other input: choose.*text.txt was edited"):
         build(folder)
+    (folder / "text.txt").write_text(TEXT.replace("waa", "wab"))  # of the same size
+    os.utime(folder / "text.txt", (1, 1))
+    with pytest.raises(UserError, match="text.txt was edited"):
+        build(folder)
+    shutil.copy(folder / "text.txt", folder / "more.txt")
+    (folder / "text.txt").write_text(TEXT)
+    with pytest.raises(UserError, match="more.txt is new"):
+        build(folder, "[tm]*.txt", output="out")
     build(folder, overwrite=True, max_seq_length=16, chunk_bytes=10**6)
     assert len(shard_bytes(folder / "out")) == 1
     (folder / "out" / "build.jsonl").unlink()
     with pytest.raises(UserError, match="built with max_seq_length=unknown"):
         build(folder)
+
+
+def test_unknown_tokens_are_counted_and_many_are_said(folder, capsys):
+    assert build(folder, output="known")["num_unknown"] == 0
+    assert "[UNK]" not in capsys.readouterr().out
+    (folder / "text.txt").write_text((f"{WORDS[0]} waa other\n" * 5 + "\n") * 99)
+    manifest = build(folder)
+    assert (
+        manifest["num_unknown"]
+        == sum(ids.count(1) for ids, _ in read_examples(folder / "out"))
+        == 99 * 5
+    )
+    assert manifest["unknown_words"] == ["other"]
+    for _ in range(2):  # the second time there is nothing to do
+        assert build(folder) == manifest
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert "warning: 28.6% of the text's tokens are [UNK] (other)" in said
 
 
 def test_packed_and_json_text_give_the_same_shards(folder):

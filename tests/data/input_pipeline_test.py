@@ -112,6 +112,12 @@ def test_resumed_stream_is_the_uninterrupted_one(data_dir, start):
     assert_same(take(pretraining(data_dir, start_step=start), 40 - start), whole[start:])
 
 
+def test_a_stream_of_another_batch_size_goes_on_at_its_record(data_dir):
+    whole = numbers(take(pretraining(data_dir, batch_size=4), 20))
+    resumed = take(pretraining(data_dir, batch_size=6, start_step=7, start_record=28), 8)
+    assert numbers(resumed) == whole[28 : 28 + 48]
+
+
 def test_resuming_opens_no_earlier_shard(tmp_path):
     write_shards(tmp_path)
     whole = take(pretraining(tmp_path, batch_size=1, shards_per_round=1), 42)

@@ -1,10 +1,12 @@
 """SavedModels against the same model offline: same tokens, same answers, same bytes."""
 
 import json
+import os
 import pathlib
 import random
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from convbert_tf.serving import saved_model
 from convbert_tf.tasks import finetuning, glue, squad, squad_decoding
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from tests.tools_test import run_tool
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
@@ -266,12 +269,50 @@ def test_what_is_not_said_is_as_the_preset_was_trained(folder, tmp_path):
     serving.export(str(tmp_path / "preset"), str(tmp_path / "1"))
     signature = json.loads((tmp_path / "1" / "signature.json").read_text())
     assert (signature["inputs"], signature["max_seq_length"]) == (["text_a", "text_b"], 20)
+    assert signature["unicode_version"] == unicodedata.unidata_version
     serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
     first, second = (tf.constant(texts) for texts in zip(*PAIRS, strict=True))
     preprocessor = TextPreprocessor(WordPieceTokenizer(vocab_file), 20, pad=False)
     logits = model(preprocessor(first, second), training=False)[:, 0]
     expected = np.clip(logits, 0, 1) * 5
     np.testing.assert_allclose(serve(text_a=first, text_b=second)["score"], expected, atol=1e-4)
+
+
+def test_a_saved_classifier_needs_no_more_to_be_exported(folder, tmp_path):
+    """What save_to_preset was given is what is served: length, pairs and the scale of scores."""
+    model = presets.load(str(folder / "regression"))
+    preprocessor = TextPreprocessor.from_preset(str(folder / "regression"), 20, pair=True)
+    model.save_to_preset(tmp_path / "preset", preprocessor, max_score=5.0)
+    serving.export(str(tmp_path / "preset"), str(tmp_path / "models" / "1"))
+    signature = json.loads((tmp_path / "models" / "1" / "signature.json").read_text())
+    assert (signature["inputs"], signature["max_seq_length"]) == (["text_a", "text_b"], 20)
+    serve = tf.saved_model.load(str(tmp_path / "models" / "1")).signatures["serving_default"]
+    first, second = (tf.constant(texts) for texts in zip(*PAIRS, strict=True))
+    preprocessor = TextPreprocessor.from_preset(tmp_path / "preset")
+    scores = np.clip(model.predict(preprocessor(first, second), verbose=0)[:, 0], 0, 1) * 5
+    np.testing.assert_allclose(serve(text_a=first, text_b=second)["score"], scores, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_utf_8_is_shown_escaped(folder, tmp_path):
+    serving.export(str(folder / "answers"), str(tmp_path / "1"), **WINDOWS)
+    context = os.fsdecode(b"the c\xffat")
+    process = run_tool("ask", f"--saved_model={tmp_path}/1", "--question=", f"--context={context}")
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    answer = json.loads(process.stdout)
+    start, end = answer["start"], answer["end"]
+    expected = b"the c\xffat"[start:end].decode("utf-8", "backslashreplace")
+    assert answer["answer"] == expected
+
+
+def test_nothing_is_left_of_an_export_that_fails(folder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("anything")
+
+    monkeypatch.setattr(saved_model, "write_json", fail)
+    with pytest.raises(RuntimeError):
+        serving.export(str(folder / "single"), str(tmp_path / "models" / "sst2" / "1"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_any_number_of_windows_gives_the_same_answers(folder, tokenizer, monkeypatch):
@@ -293,7 +334,7 @@ def test_a_vocabulary_of_another_model_is_refused(folder, tmp_path):
     big.write_text("".join(f"piece{i}\n" for i in range(10_000)))
     with pytest.raises(UserError, match="10,000 pieces, the model .* another model's vocabulary"):
         model.save_to_preset(str(tmp_path / "preset"), str(big))
-    assert not list((tmp_path / "preset").iterdir())
+    assert not (tmp_path / "preset").exists()
 
 
 def test_describe_tells_what_the_model_takes(folder, tokenizer):

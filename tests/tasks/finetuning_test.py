@@ -1,8 +1,10 @@
 """From a preset and a task's files to its metric, on tasks that one word decides."""
 
+import dataclasses
 import json
 import pathlib
 import random
+import shutil
 
 import pytest
 
@@ -12,6 +14,7 @@ from convbert_tf.modeling import huggingface, presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import finetuning
+from convbert_tf.training import checkpoints
 from tests import runs
 
 WORDS = [
@@ -175,6 +178,102 @@ def model_at_start(monkeypatch):
 
     monkeypatch.setattr(finetuning.loop, "fit", fit)
     return start
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "expected"),
+    [(0, 1.5, 12), (5, 1.5, 5), (30, 1.5, 30), (0, 0.01, 1)],  # 128 sentences in batches of 16
+)
+def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
+    preset, cola, tmp_path, monkeypatch, steps, epochs, expected
+):
+    lengths = []
+    monkeypatch.setattr(
+        finetuning.loop, "fit", lambda task, options, steps, *_, **__: lengths.append(steps) or {}
+    )
+    experiment = make_experiment(preset, cola, tmp_path, epochs=epochs)
+    training = dataclasses.replace(experiment.training, num_train_steps=steps)
+    finetuning.run(dataclasses.replace(experiment, training=training))
+    assert lengths == [expected]
+
+
+@pytest.mark.parametrize(
+    ("task", "training", "message"),
+    [
+        (
+            {"max_seq_length": 33},
+            {},
+            "33 must be between 8 and the model's max_position_embeddings 32",
+        ),
+        ({"name": "colla"}, {}, "no task is called 'colla'"),
+        ({"name": "squad_v1"}, {}, r"train\.json is not there"),
+        ({"data_dir": "no/dir"}, {}, "cola needs a file train.tsv"),
+        ({"data_dir": ""}, {}, "set config.task.init_from .a preset., config.task.data_dir and"),
+        ({}, {"batch_size": 129}, r"train\.tsv holds 128 records, fewer than one batch of 129"),
+        ({}, {"best_metric": "auc"}, "best_metric 'auc' is none of accuracy, mcc"),
+        ({}, {"strategy": "mirrored", "num_devices": 9}, "num_devices is 9, but this machine has"),
+    ],
+)
+def test_what_is_impossible_is_refused_before_anything_is_made(
+    preset, cola, tmp_path, task, training, message
+):
+    experiment = make_experiment(preset, cola, tmp_path / "run")
+    changed = [
+        dataclasses.replace(section, **values)
+        for section, values in ((experiment.task, task), (experiment.training, training))
+    ]
+    with pytest.raises(UserError, match=message):
+        finetuning.run(FinetuningExperiment(*changed))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_read_is_refused_before_anything_is_made(
+    preset, squad, cola, tmp_path
+):
+    for source, name, task, message in (
+        (cola, "dev.tsv", "cola", r"dev\.tsv:1"),
+        (squad, "dev.json", "squad_v1", r"dev\.json is not JSON"),
+    ):
+        folder = tmp_path / task
+        shutil.copytree(source, folder)
+        (folder / name).write_text("no data")
+        with pytest.raises(UserError, match=message):
+            finetuning.run(make_experiment(preset, str(folder), tmp_path / "run", task))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused_before_anything_is_made(
+    preset, cola, tmp_path
+):
+    large = tmp_path / "large"
+    shutil.copytree(preset, large)
+    with open(large / "vocab.txt", "a", encoding="utf-8") as file:
+        file.write("more\nwords\n")
+    with pytest.raises(UserError, match=r"vocab\.txt.*(pieces|hash)"):
+        finetuning.run(make_experiment(str(large), cola, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_steps_ends_goes_on_and_is_told_beyond_its_end(
+    preset, cola, tmp_path, monkeypatch
+):
+    def run(model_dir, steps, **changes):
+        experiment = make_experiment(preset, cola, model_dir, **changes)
+        training = dataclasses.replace(experiment.training, num_train_steps=steps)
+        finetuning.run(dataclasses.replace(experiment, training=training), steps != 4)
+
+    run(tmp_path / "run", 4)
+    assert checkpoints.latest_step(str(tmp_path / "run")) == 4
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    run("moved/", 4)
+    run("moved", 6)
+    assert checkpoints.latest_step("moved") == 6
+    with pytest.raises(UserError, match="at step 6, beyond num_train_steps 5: set more"):
+        run("moved", 5)
+    with pytest.raises(UserError, match=r"another model .task.name: 'cola' -> 'sst2'"):
+        run("moved", 6, name="sst2")
 
 
 def test_from_scratch_takes_no_weights_of_the_preset(preset, cola, tmp_path, model_at_start):

@@ -1,5 +1,8 @@
 """GLUE: the official TSV layouts, broken files, records, metrics, submissions, TFDS."""
 
+import pathlib
+import runpy
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +12,7 @@ from convbert_tf.data import records
 from convbert_tf.tasks import glue
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
+ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "e", "f", "g", "h"]
 
 
@@ -291,3 +295,9 @@ def test_read_tfds_scores_and_renamed_classes(tmp_path):
     for name, label in ("stsb", 2.5), ("mrpc", 1):
         found = glue.read_tfds(glue.TASKS[name], "train", tmp_path)
         assert found == [glue.Example(0, "One.", "Two.", label)]
+
+
+def test_the_config_file_names_every_task():
+    namespace = runpy.run_path(str(ROOT / "configs" / "finetune_glue.py"))
+    trained = {name for name, task in glue.TASKS.items() if "train" in task.splits}
+    assert set(namespace["EPOCHS"]) == trained

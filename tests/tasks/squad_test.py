@@ -86,6 +86,12 @@ def test_answers_that_are_not_in_the_text_are_dropped_and_counted(tmp_path, caps
         ('{"data": []}', "holds no questions"),
         (_question("7", [("He", 99)]), "a.json, question 7: answer_start 99 is outside"),
         (_question("7", [("He", -1)]), "question 7: answer_start -1 is outside"),
+        (
+            _question("7", [("He", True)]),
+            "question 7: 'answer_start' is missing, or not a JSON int",
+        ),
+        (_question("7", [("He", 0)], "false"), "question 7: 'is_impossible' is missing, or not a "),
+        (_question("7", [("He", 0)], 0), "'is_impossible' is missing, or not a JSON boolean"),
         (_question("7", [("He", "0")]), "question 7: 'answer_start' is missing, or not a JSON int"),
         (_question("7", [(None, 0)]), "question 7: 'text' is missing"),
         (_question(7, [("He", 0)]), "a.json: 'id' is missing"),

@@ -1,6 +1,5 @@
-"""Raw strings to inputs, and the README's five lines: fine-tuning with Keras's `fit`."""
+"""Raw strings to inputs; what cannot be meant is said in one line."""
 
-import pathlib
 import random
 
 import keras
@@ -16,7 +15,6 @@ from convbert_tf.text.tokenization import WordPieceTokenizer
 from tests.modeling.encoder_test import tiny
 
 WORDS = ["good", "fine", "great", "lovely", "bad", "poor", "awful", "dull", "the", "film", "was"]
-README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -78,23 +76,78 @@ def test_truncate_pair_is_that_of_training():
         assert second.to_list() == [b for _, b in pairs]
 
 
-def test_the_five_lines_of_the_readme_learn(preset, monkeypatch):
-    """They run as they stand there, on names that the README says are given."""
-    code = README.read_text().split("<!-- five lines -->\n```python\n")[1].split("```")[0]
-    assert len(code.strip().splitlines()) == 5
-    rng = random.Random(0)
-    texts, labels = [], []
-    for _ in range(256):
-        label = rng.randrange(2)
-        word = rng.choice(WORDS[:4] if label else WORDS[4:8])
-        texts.append(f"the film was {word} .")
-        labels.append(label)
-    names = {"convbert_tf": convbert_tf, "keras": keras, "preset": preset}
-    names |= {"texts": texts, "labels": np.array(labels)}
-    keras.utils.set_random_seed(0)
-    exec(code, names)  # our own README, not input
-    new = names["preprocessor"](["the film was lovely .", "the film was dull ."])
-    assert names["classifier"].predict(new, verbose=0).argmax(axis=-1).tolist() == [1, 0]
+def test_lengths_and_pairs_come_from_the_preset(preset, tmp_path):
+    pairs = convbert_tf.TextPreprocessor.from_preset(preset, max_seq_length=24)
+    assert pairs.pair is None
+    pairs(["good"], ["bad"])
+    encoder = convbert_tf.ConvBertEncoder.from_preset(preset)
+    encoder.save_to_preset(tmp_path / "pairs", pairs)
+    new = convbert_tf.TextPreprocessor.from_preset(tmp_path / "pairs")
+    assert (new.max_seq_length, new.pair) == (24, True)
+    assert new(["good"], ["bad"])["input_ids"].shape == (1, 24)
+    with pytest.raises(UserError, match=r"in pairs: call preprocessor\(first, second\)"):
+        new(["good"])
+    single = convbert_tf.TextPreprocessor.from_preset(tmp_path / "pairs", 16, pair=False)
+    assert single(["good"])["input_ids"].shape == (1, 16)
+    assert convbert_tf.TextPreprocessor.from_preset(preset).max_seq_length == 128
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["good film"], None),
+        (("good film",), None),
+        (np.array(["good film"]), None),
+        (np.array(["good film"], object), None),
+        ([b"good film"], None),
+        ("good film", r"texts is one string; give a list: \[text\]"),
+        (tf.constant("good film"), r"shape \(\): add a batch axis"),
+        (tf.constant([["good film"]]), r"shape \(1, 1\)"),
+        (tf.constant([1]), "EagerTensor of int32"),
+        (tf.ragged.constant([["good"]]), "RaggedTensor of string"),
+        ([("good", "bad")], r"texts\[0\] is a tuple; .*preprocessor\(first, second\)"),
+        (["good", None], r"texts\[1\] must be a string, got None"),
+        (["good", float("nan")], r"texts\[1\] must be a string, got nan"),
+        (["good", "\ud800"], r"texts\[1\] has half a surrogate pair"),
+        (3, "must be a list of strings, got 3"),
+    ],
+)
+def test_what_are_no_texts_is_said(preset, texts, message):
+    preprocessor = convbert_tf.TextPreprocessor.from_preset(preset, 8)
+    if message is None:
+        assert preprocessor(texts)["input_ids"].numpy().tolist() == [[2, 5, 14, 3, 0, 0, 0, 0]]
+        return
+    with pytest.raises(UserError, match=message):
+        preprocessor(texts)
+    with pytest.raises(UserError):
+        preprocessor(["good film"], texts)
+
+
+def test_no_texts_are_no_rows(preset):
+    preprocessor = convbert_tf.TextPreprocessor.from_preset(preset, 8)
+    assert preprocessor([])["input_ids"].shape == (0, 8)
+    assert preprocessor([], [])["segment_ids"].shape == (0, 8)
+
+
+def test_as_many_second_texts_as_first_ones(preset):
+    preprocessor = convbert_tf.TextPreprocessor.from_preset(preset, 8)
+    with pytest.raises(UserError, match="2 first texts and 1 second ones"):
+        preprocessor(["good", "bad"], ["film"])
+    with pytest.raises(UserError, match="tokenizer must be a WordPieceTokenizer, got 'good'"):
+        convbert_tf.TextPreprocessor("good")
+
+
+def test_ids_that_are_none_and_lists_of_them(preset):
+    tokenizer = WordPieceTokenizer(f"{preset}/vocab.txt")
+    with pytest.raises(UserError, match="strings is one string"):
+        tokenizer.tokenize("good film")
+    with pytest.raises(UserError, match="strings is one string"):
+        tokenizer.tokenize_with_offsets("good film")
+    assert tokenizer.detokenize([[]]).numpy().tolist() == [b""]
+    assert tokenizer.detokenize([[5, 14], []]).numpy().tolist() == [b"good film", b""]
+    for ids in (5, [5], [["good"]]):
+        with pytest.raises((UserError, ValueError)):
+            tokenizer.detokenize(ids)
 
 
 def test_tokenizer_of_the_preset_is_used(preset):

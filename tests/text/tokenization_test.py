@@ -7,6 +7,7 @@ import subprocess
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -43,11 +44,12 @@ def clean(text):
     return kept
 
 
-def basic_words(text, lower_case):
+def basic_words(text, lower_case, strip_accents):
     spaced = []
     for token in clean(text).split():
-        if lower_case:
-            token = unicodedata.normalize("NFD", token.lower())
+        token = token.lower() if lower_case else token
+        if strip_accents:
+            token = unicodedata.normalize("NFD", token)
             token = "".join(c for c in token if unicodedata.category(c) != "Mn")
         spaced.append("".join(f" {c} " if is_punctuation(c) else c for c in token))
     return " ".join(spaced).split()
@@ -72,7 +74,7 @@ def assert_agrees(tokenizer, texts):
     ids_of = {piece: index for index, piece in enumerate(tokenizer.vocab)}
     found = tokenizer.tokenize(texts).to_list()
     for text, ids in zip(texts, found, strict=True):
-        words = basic_words(text, tokenizer.lower_case)
+        words = basic_words(text, tokenizer.lower_case, tokenizer.strip_accents)
         expected = [ids_of[piece] for word in words for piece in word_pieces(word, ids_of)]
         assert ids == expected, ascii(text)
     return found
@@ -81,13 +83,17 @@ def assert_agrees(tokenizer, texts):
 # ---- Tokenizers and texts ----
 
 
-def make_tokenizer(folder, pieces, lower_case=True):
+def make_tokenizer(folder, pieces, lower_case=True, strip_accents=None):
     path = folder / "vocab.txt"
     path.write_text("".join(f"{piece}\n" for piece in [*SPECIAL, *pieces]), encoding="utf-8")
-    return tokenization.WordPieceTokenizer(path, lower_case)
+    return tokenization.WordPieceTokenizer(path, lower_case, strip_accents)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, None), (False, None), (True, False), (False, True)],
+    ids=["uncased", "cased", "lower with accents", "cased without accents"],
+)
 def every_character(request, tmp_path_factory):
     """A tokenizer whose pieces are single characters: no fault hides in an [UNK].
 
@@ -95,10 +101,13 @@ def every_character(request, tmp_path_factory):
     """
     sample = {c for i, c in enumerate(CHARACTERS) if i % 9 == 0} | set("ก日中한")
     chars = {c for c in CHARACTERS if unicodedata.category(c) != "Lo"} | sample
-    if request.param:
-        chars = {c for char in chars for c in unicodedata.normalize("NFD", char.lower())}
+    lower_case, strip_accents = request.param
+    if lower_case:
+        chars = {c for char in chars for c in char.lower()}
+    if lower_case if strip_accents is None else strip_accents:
+        chars = {c for char in chars for c in unicodedata.normalize("NFD", char)}
     pieces = [piece for char in sorted(chars) for piece in (char, "##" + char)]
-    return make_tokenizer(tmp_path_factory.mktemp("vocab"), pieces, request.param)
+    return make_tokenizer(tmp_path_factory.mktemp("vocab"), pieces, *request.param)
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +208,14 @@ def assert_offsets_hold(tokenizer, texts):
             span = raw[start:end].decode("utf-8")
             assert clean(span[0]).strip() and clean(span[-1]).strip(), ascii(text)
             piece = tokenizer.vocab[piece].removeprefix("##").replace("ς", "σ")
-            shown = "".join(basic_words(span, tokenizer.lower_case)).replace("ς", "σ")
+            options = (tokenizer.lower_case, tokenizer.strip_accents)
+            shown = "".join(basic_words(span, *options)).replace("ς", "σ")
             several = any(len(unicodedata.normalize("NFD", c.lower())) > 1 for c in span)
             assert piece in (shown, "[UNK]") or (several and piece in shown), ascii(text)
         position = 0
         for char in text:
             place = range(position, position := position + len(char.encode("utf-8")))
-            if basic_words(char, tokenizer.lower_case):
+            if basic_words(char, tokenizer.lower_case, tokenizer.strip_accents):
                 assert covered.issuperset(place), ascii(text)
 
 
@@ -306,43 +316,7 @@ def test_saved_model_needs_only_tensorflow_text(small, tmp_path):
     assert text == ["the cafes , running", "σς \u1112\u1161\u11ab", "ก" * 100 + " a"]
 
 
-# ---- Vocabularies ----
-
-
-def test_save_and_load_vocab(tmp_path):
-    path, vocab = tmp_path / "vocab.txt", [*SPECIAL, "é", "##\u2028", "日"]
-    vocabulary.save_vocab(path, vocab)
-    assert vocabulary.load_vocab(path) == vocab and os.listdir(tmp_path) == ["vocab.txt"]
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert vocabulary.load_vocab(path) == vocab
-    with pytest.raises(UserError, match="line 9: '日' stands on line 8"):
-        vocabulary.save_vocab(path, [*vocab, "日"])
-    assert vocabulary.load_vocab(path) == vocab
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"\[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\] not on any of its 0 lines"),
-        (b"[PAD]\n[UNK]\n[CLS]\n[MASK]\na\n", r"\[SEP\] not on any of its 5 lines"),
-        (b"[PAD]\n[UNK]\na\nb\na\n", "line 5: 'a' stands on line 3"),
-        (b"[PAD]\n\n[UNK]\n", "line 2: empty"),
-        (b"[PAD]\n[UNK] \n", "line 2: white space"),
-        (b"[PAD]\n[UNK]\nan \xe9\n", "line 3: not UTF-8"),
-        (b"[PAD]\n[UNK]\r\n[CLS]\n", "line 2: ends in CRLF"),
-        (b"[PAD]\r\n[UNK]\r\n[CLS]\n", "line 3: ends in LF"),
-        (b"[PAD]\n" + b"x" * 257 + b"\n", "line 2: a piece of more than 256 bytes"),
-        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "No valid vocab"),
-        (None, "cannot read the vocabulary"),
-    ],
-)
-def test_damaged_vocabularies_are_refused(tmp_path, content, message):
-    path = tmp_path / "vocab.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        tokenization.WordPieceTokenizer(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+# ---- Learning vocabularies ----
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +343,14 @@ def test_train_vocab(training_texts, tmp_path, lower_case):
     assert sum(map(len, found)) < 0.5 * sum(len(t) - t.count(" ") for t in training_texts)
 
 
+def test_train_vocab_with_and_without_accents():
+    texts = ["Café CAFÉ café cafe\u0301 olé"] * 9
+    kept = vocabulary_training.train_vocab(texts, 100, strip_accents=False)
+    assert {"café", "é"} <= set(kept) and "E" not in kept
+    assert "cafe" in vocabulary_training.train_vocab(texts, 100)
+    assert "CAFE" in vocabulary_training.train_vocab(texts, 100, False, strip_accents=True)
+
+
 def test_train_vocab_limits(training_texts):
     few = vocabulary_training.train_vocab(["some few words, some more"], 1000)
     assert 5 < len(few) < 1000 and "some" in few
@@ -376,3 +358,44 @@ def test_train_vocab_limits(training_texts):
         vocabulary_training.train_vocab(training_texts, 20)
     with pytest.raises(UserError, match="no words"):
         vocabulary_training.train_vocab(["", " \x01"], 100)
+
+
+def unknown_share(folder, vocab, texts, lower_case=True):
+    vocabulary.save_vocab(folder / "vocab.txt", vocab)
+    tokenizer = tokenization.WordPieceTokenizer(folder / "vocab.txt", lower_case)
+    ids = tokenizer.tokenize(texts).flat_values.numpy()
+    return np.mean(ids == tokenizer.unk_id), len(ids)
+
+
+@pytest.mark.parametrize(("first", "number", "longest"), [(0x4E00, 1500, 1), (0xAC00, 1000, 3)])
+def test_all_characters_that_fit_are_in_a_vocabulary(tmp_path, capsys, first, number, longest):
+    """Ideographs, each a word; and syllables of Hangul in words, cased, so that they stay whole."""
+    rng = random.Random(1)
+    chars = [chr(first + 7 * i) for i in range(number)]
+    words = ["".join(rng.choices(chars, k=rng.randint(1, longest))) for _ in range(4000)]
+    texts = [" ".join(rng.choices(words + chars, k=20)) for _ in range(1500)]
+    vocab = vocabulary_training.train_vocab(texts, 4000, lower_case=False)
+    used = set("".join(texts)) - {" "}
+    assert used <= set(vocab) and len(vocab) <= 4000
+    assert unknown_share(tmp_path, vocab, texts, False)[0] == 0
+    assert capsys.readouterr().out == ""
+    vocab = vocabulary_training.train_vocab(texts, 900, lower_case=False)
+    assert len(vocab) in (899, 900) and unknown_share(tmp_path, vocab, texts, False)[0] > 0.05
+    left, many = capsys.readouterr().out.splitlines()
+    places = 895 if longest == 1 else 447
+    assert left.startswith(f"{len(used) - places:,} of {len(used):,} characters did not fit in")
+    assert "% of the text's tokens are [UNK]" in many and "vocab_size" in many
+
+
+def test_words_of_any_length_are_learned_from(tmp_path, capsys):
+    """Text without blanks, as Thai has it: a line is a word."""
+    rng = random.Random(2)
+    words = ["".join(rng.choices("กขคงจชซญดต", k=rng.randint(2, 5))) for _ in range(100)]
+    texts = ["".join(rng.choices(words, k=25)) for _ in range(300)]
+    vocab = vocabulary_training.train_vocab(texts, 400)
+    share, num_tokens = unknown_share(tmp_path, vocab, texts)
+    assert len(vocab) == 400 and share == 0
+    assert num_tokens < 0.5 * sum(map(len, texts))
+    texts = ["".join(rng.choices(words, k=100)) for _ in range(20)]
+    vocabulary_training.train_vocab(texts, 400)
+    assert "words of over 200 characters are" in capsys.readouterr().out

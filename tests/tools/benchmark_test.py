@@ -275,6 +275,7 @@ def test_the_original_s_structure_has_the_same_losses(layers):
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.peers
 def test_hugging_face_s_model_is_of_the_same_size():
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

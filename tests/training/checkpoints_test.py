@@ -9,50 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf import ConvBertEncoder, ConvBertPretrainer, config
+from convbert_tf import ConvBertEncoder, ConvBertPretrainer
 from convbert_tf.console import UserError
 from convbert_tf.training import checkpoints, strategies
 from convbert_tf.training.optimization import AdamW
 from tests import runs
 from tests.runs import make_options
-
-
-def test_save_config_refuses_another_config_of_a_run(tmp_path):
-    first = config.PretrainingExperiment(training=make_options(tmp_path))
-    other = dataclasses.replace(first, training=make_options(tmp_path, learning_rate=0.5))
-    assert not checkpoints.save_config(first, str(tmp_path))
-    assert checkpoints.save_config(first, str(tmp_path))
-    saved = (tmp_path / "config.json").read_text()
-    checkpoint = tf.train.Checkpoint(step=tf.Variable(6))
-    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path / "checkpoints"), 1)
-    manager.save(checkpoint_number=6)
-    with pytest.raises(UserError, match=r"training\.learning_rate: 0\.01 -> 0\.5.*allow_config"):
-        checkpoints.save_config(other, str(tmp_path))
-    assert (tmp_path / "config.json").read_text() == saved
-    for section, change, message in (
-        ("model", {"num_hidden_layers": 1}, r"run of another model \(model.num_hidden_layers: 12"),
-        (
-            "pretraining",
-            {"objective": "mlm"},
-            "another model .pretraining.objective.*choose another",
-        ),
-        ("training", {"num_train_steps": 5}, "is at step 6, beyond num_train_steps 5: set more"),
-    ):
-        changed = dataclasses.replace(getattr(first, section), **change)
-        changed = dataclasses.replace(first, **{section: changed})
-        with pytest.raises(UserError, match=message):
-            checkpoints.save_config(changed, str(tmp_path), allow_change=True)
-    assert (tmp_path / "config.json").read_text() == saved
-    checkpoints.save_config(other, str(tmp_path), allow_change=True)
-    assert '"learning_rate": 0.5' in (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
-        checkpoints.save_config(first, str(tmp_path))
-
-
-def test_a_model_dir_that_cannot_be_written_is_told_in_one_line():
-    with pytest.raises(UserError, match="model_dir /proc/run cannot be written: No such file"):
-        checkpoints.save_config(config.PretrainingExperiment(), "/proc/run")
 
 
 @pytest.fixture
@@ -146,6 +108,34 @@ def test_the_best_is_kept_across_restarts(tmp_path, state, metric, values, expec
     evaluations = [(step, {metric: value}) for step, value in enumerate(values, 1)]
     assert best_steps(tmp_path, state, metric, evaluations) == expected
     assert len(list((tmp_path / "best").glob("*.index"))) == 1
+
+
+def test_the_best_is_kept_only_among_the_same_evaluations(tmp_path, state, capsys):
+    def update(value, step, metric="disc_auc", **settings):
+        best = checkpoints.Best(state[0], state[2], str(tmp_path), metric, settings)
+        best.update({metric: value}, step)
+        return json.loads((tmp_path / "best.json").read_text())["step"], capsys.readouterr().out
+
+    assert update(0.9, 1, eval_dir={"a": 1}, max_seq_length=24) == (1, "")
+    assert update(0.8, 2, eval_dir={"a": 1}, max_seq_length=24) == (1, "")
+    step, said = update(0.7, 3, eval_dir={"a": 2}, max_seq_length=24)
+    assert step == 3 and said == (
+        "the best evaluation so far (disc_auc 0.9 at step 1) was made with another eval_dir: from "
+        "here on the best is sought anew\n"
+    )
+    step, said = update(2.0, 4, "disc_loss", eval_dir={"a": 2}, max_seq_length=8)
+    assert step == 4 and "with another metric and max_seq_length:" in said
+    # Written before settings were kept: taken to be of the same.
+    (tmp_path / "best.json").write_text('{"metric": "disc_loss", "value": 1.5, "step": 4}')
+    assert update(1.9, 5, "disc_loss", eval_dir={"a": 2}) == (4, "")
+    assert update(1.2, 6, "disc_loss", eval_dir={"a": 2}) == (6, "")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"metric": "x"}', '{"metric": 1, "value": null}', "3"])
+def test_a_damaged_account_of_the_best_is_told(tmp_path, state, content):
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(UserError, match=r"best\.json is damaged: delete it"):
+        checkpoints.Best(state[0], state[2], str(tmp_path), "disc_auc")
 
 
 def test_a_best_metric_that_is_not_evaluated_is_refused():
@@ -250,3 +240,16 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     (tmp_path / "begun" / "ckpt-1.index").write_bytes(b"short")
     with pytest.raises(UserError, match="ckpt-1, to start from, cannot be read"):
         checkpoints.initialize(model, built(model), str(tmp_path / "begun"))
+
+
+def test_what_a_run_could_not_start_from_is_known_beforehand(tmp_path):
+    pretrainer().save_to_preset(str(tmp_path / "preset"))
+    checkpoints.check_start(pretrainer(), str(tmp_path / "preset"))
+    checkpoints.check_start(pretrainer(max_position_embeddings=48), str(tmp_path / "preset"))
+    for model, source, moments, message in (
+        (pretrainer(intermediate_size=64), "preset", False, "config asks for"),
+        (pretrainer(), "preset", True, "no checkpoint with an optimiser's state"),
+        (pretrainer(), "nowhere", False, "is not there"),
+    ):
+        with pytest.raises(UserError, match=message):
+            checkpoints.check_start(model, str(tmp_path / source), moments)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from convbert_tf import config, files
 from convbert_tf.console import UserError
-from convbert_tf.training import checkpoints, loop, strategies, trainer
+from convbert_tf.training import checkpoints, identity, loop, strategies
 from tests import runs
 from tests.runs import make_options, make_task
 from tests.training import trainer_test
@@ -186,6 +186,30 @@ def test_a_second_process_on_a_run_touches_nothing(data_dir, tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["ckpt-3_temp"]
 
 
+def test_another_batch_size_goes_on_at_the_record_where_the_run_stopped(data_dir, tmp_path):
+    places = []
+
+    def train(stop, batch_size):
+        options = make_options(tmp_path, batch_size=batch_size, num_train_steps=stop)
+        strategy = strategies.set_up(options)
+        task = make_task(data_dir, strategy, evaluate=False, batch_size=batch_size)
+        dataset = task.train_dataset
+        task.train_dataset = lambda step, context, **place: (
+            places.append((step, place)) or dataset(step, context, **place)
+        )
+        loop.fit(task, options, stop, strategy)
+        reader = tf.train.load_checkpoint(checkpoints.latest(str(tmp_path)))
+        return int(reader.get_tensor("records_seen/.ATTRIBUTES/VARIABLE_VALUE"))
+
+    assert [train(2, 8), train(3, 12), train(4, 12), train(5, 8)] == [16, 28, 40, 48]
+    assert places == [
+        (0, {}),
+        (2, {"start_record": 16}),
+        (3, {"start_record": 28}),
+        (4, {"start_record": 40}),
+    ]
+
+
 # --- being told to stop ---
 
 
@@ -241,26 +265,6 @@ def test_workers_end_together_when_one_is_told_to(data_dir, tmp_path):
     assert int(checkpoints.latest(str(tmp_path)).rpartition("-")[2]) > 0
 
 
-def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with trainer.Interruption() as stop:
-        assert not stop.flag.numpy()
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(100):
-            if stop.flag.numpy():
-                break
-            time.sleep(0.05)
-        assert stop.flag.numpy() and stop.signum == signal.SIGTERM
-        stop.raises = True
-        with pytest.raises(trainer.Interrupted, match="SIGINT"):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    assert before == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    assert signal.set_wakeup_fd(-1) == -1
-    with stop:  # again, from the start
-        assert not stop.flag.numpy() and stop.signum is None
-
-
 # --- watching ---
 
 
@@ -289,7 +293,7 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
     options = make_options(
         tmp_path, num_train_steps=6, eval_interval=3, best_metric="disc_auc", peak_flops=1e12
     )
-    checkpoints.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
+    identity.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
     _, results = fit(data_dir, options)
     (train, others), (held_out, _) = (
         runs.read_events(tmp_path / part) for part in ("train", "eval")

@@ -50,6 +50,33 @@ def test_missing_run_metric_or_broken_line_is_one_clear_error(tmp_path):
         with pytest.raises(UserError, match=message):
             plots.plot_run([str(tmp_path / "run"), *more], str(tmp_path / path), metrics)
     assert not (tmp_path / "x.svg").exists()
-    (tmp_path / "run" / "metrics.jsonl").write_text("no json\n")
-    with pytest.raises(UserError, match="damaged"):
+    for line in ("no json", "3", '{"step": 1}', '{"step": "1", "kind": "eval"}', "\xff"):
+        (tmp_path / "run" / "metrics.jsonl").write_text(line + "\n", encoding="latin-1")
+        with pytest.raises(UserError, match="damaged"):
+            plots.read_metrics(str(tmp_path / "run"))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "kind": "eval", "f1": "a"}\n')
+    with pytest.raises(UserError, match="line 1 is none of a run's metrics"):
         plots.read_metrics(str(tmp_path / "run"))
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="there are no metrics yet in"):
+        plots.plot_run([str(tmp_path / "run")], str(tmp_path / "x.svg"))
+
+
+def test_panels_are_those_of_what_the_runs_have(tmp_path):
+    pytest.importorskip("matplotlib")
+    train = {"step": 10, "kind": "train", "loss": 2.0, "gradient_norm": 1.0}
+    write_run(tmp_path / "cola", [train, {"step": 10, "kind": "eval", "mcc": 0.1, "accuracy": 0.7}])
+    write_run(tmp_path / "squad", [train, {"step": 10, "kind": "eval", "f1": 4.0, "total": 9}])
+    write_run(tmp_path / "own", [{"step": 10, "kind": "eval", "bleu": 4.0, "time": 1.0}])
+    for names, panels in {
+        ("cola",): ["loss", "mcc", "accuracy"],
+        ("squad",): ["loss", "f1", "gradient_norm"],
+        ("own",): ["bleu"],
+    }.items():
+        runs = [str(tmp_path / name) for name in names]
+        plots.plot_run(runs, str(tmp_path / "curves.svg"))
+        svg = (tmp_path / "curves.svg").read_text()
+        assert [name for name in panels if f"<!-- {name} -->" in svg] == panels
+        assert "<!-- held out -->" in svg  # a legend of both kinds of curve
+    with pytest.raises(UserError, match="no metric 'time' in .*; there are bleu"):
+        plots.plot_run([str(tmp_path / "own")], str(tmp_path / "x.svg"), ["time"])

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import tensorflow as tf
 from convbert_tf import config
 from convbert_tf.console import UserError
 from convbert_tf.modeling import flops
-from convbert_tf.training import strategies
+from convbert_tf.training import strategies, trainer
 from tests import runs
 from tests.runs import make_options, make_task, make_trainer
 
@@ -334,3 +337,23 @@ def test_utilisation_of_the_stated_peak(data_dir):
     expected = results["examples_per_second"] * per_example / 1e9
     assert results["model_flops_utilisation"] == pytest.approx(expected)
     assert 0 < results["tokens_per_second"] / results["examples_per_second"] < 24
+
+
+def test_a_signal_before_a_loop_or_in_python_is_heard_and_handlers_come_back():
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with trainer.Interruption() as stop:
+        assert not stop.flag.numpy()
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            if stop.flag.numpy():
+                break
+            time.sleep(0.05)
+        assert stop.flag.numpy() and stop.signum == signal.SIGTERM
+        stop.raises = True
+        with pytest.raises(trainer.Interrupted, match="SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert before == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    assert signal.set_wakeup_fd(-1) == -1
+    with stop:  # again, from the start
+        assert not stop.flag.numpy() and stop.signum is None

@@ -1,18 +1,19 @@
 """Vocabularies of Hugging Face's directories, and its hub with no network but a cache."""
 
-import json
-
 import pytest
 
 from convbert_tf import ConvBertEncoder, TextClassifier, WordPieceTokenizer, files
 from convbert_tf.console import UserError
 from convbert_tf.modeling import huggingface, presets
-from convbert_tf.text import vocabulary
+from convbert_tf.text import stored_vocabulary
+from convbert_tf.text.vocabulary import ids_of, read_pieces
 from tests.modeling.encoder_test import tiny
 from tests.weights.presets_test import make, same
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PIECES = [*SPECIAL, "hello", "w", "##or", "##ld", "world", ",", "!", "caf", "##e", "Hello", "é"]
+# With repeated pieces, of which the last counts, and an empty line.
+PIECES = [*SPECIAL, "caf", "w", "##or", "hello", "##ld", "world", "", ",", "!", "caf", "##e"]
+PIECES += ["Hello", "##é", "world"]
 TEXT = "Hello world, Hello café!"
 
 
@@ -23,60 +24,31 @@ def vocab_file(tmp_path):
     return path
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_our_tokenizer_and_theirs_agree_on_a_directory(tmp_path, vocab_file, lower_case):
+@pytest.mark.parametrize("strip_accents", [None, True, False])
+def test_our_tokenizer_and_theirs_agree_on_a_directory(
+    tmp_path, vocab_file, lower_case, strip_accents
+):
     transformers = pytest.importorskip("transformers")
-    encoder = ConvBertEncoder(tiny(head_ratio=2))
-    huggingface.save(encoder, tmp_path / "model", vocab_file, lower_case)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
-    ours = WordPieceTokenizer(vocab_file, lower_case)
+    encoder, directory = ConvBertEncoder(tiny(head_ratio=2)), tmp_path / "model"
+    huggingface.save(encoder, directory, vocab_file, lower_case, strip_accents=strip_accents)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    ours = WordPieceTokenizer(vocab_file, lower_case, strip_accents)
     ids = ours.tokenize([TEXT]).to_list()[0]
     assert theirs(TEXT)["input_ids"] == [2, *ids, 3]
     assert theirs.pad_token_id == 0 and theirs.model_max_length == 64
-    assert (5 in ids) is lower_case
+    assert (8 in ids) is lower_case and (17 in ids) is not ours.strip_accents
 
     # As new versions of transformers write it: tokenizer.json without vocab.txt.
     theirs.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new" / "vocab.txt").exists()
     for directory in ("model", "new"):
-        path, said = vocabulary.find_huggingface(tmp_path / directory)
-        assert said is lower_case
-        with open(path, encoding="utf-8") as file:
-            assert file.read().split() == PIECES
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, True),
-        ({"tokenizer_config": {"do_lower_case": False}}, False),
-        ({"tokenizer": {"normalizer": {"lowercase": False}}}, False),
-        ({"tokenizer": {"normalizer": None}}, True),
-        ({"tokenizer_config": {"tokenizer_class": "BertTokenizerFast"}}, True),
-    ],
-)
-def test_whether_texts_are_lower_cased(tmp_path, vocab_file, files, expected):
-    vocab_file.rename(tmp_path / "vocab.txt")
-    for name, values in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(values))
-    path, lower_case = vocabulary.find_huggingface(tmp_path)
-    assert path == str(tmp_path / "vocab.txt") and lower_case is expected
-
-
-def test_a_tokenizer_that_is_not_ours_is_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match="neither vocab.txt nor tokenizer.json"):
-        vocabulary.find_huggingface(tmp_path)
-    (tmp_path / "vocab.txt").write_text("[PAD]\n")
-    settings = tmp_path / "tokenizer_config.json"
-    settings.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
-    with pytest.raises(UserError, match="BertJapaneseTokenizer.*is not BERT's WordPiece"):
-        vocabulary.find_huggingface(tmp_path)
-    settings.write_text('{"strip_accents": false}')
-    vocabulary.find_huggingface(tmp_path)
-    assert "strip_accents False, ours True" in capsys.readouterr().out
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
-    with pytest.raises(UserError, match="not BERT's WordPiece"):
-        vocabulary.find_huggingface(tmp_path)
+        found = stored_vocabulary.find_huggingface(tmp_path / directory)
+        stripped = lower_case if strip_accents is None else strip_accents
+        assert (found.lower_case, found.strip_accents) == (lower_case, stripped)
+        assert WordPieceTokenizer(*found).tokenize([TEXT]).to_list()[0] == ids
+        assert ids_of(read_pieces(found.path)) == ids_of(PIECES)
 
 
 @pytest.fixture
@@ -105,8 +77,8 @@ def test_models_and_presets_on_the_hub(hub, vocab_file):
     same(TextClassifier.from_preset("hf://me/model@main"), model)
     same(ConvBertEncoder.from_preset("hf://me/model"), model.encoder)
     same(ConvBertEncoder.from_preset("hf://me/model@v1"), other)
-    path, lower_case = presets.vocabulary("hf://me/model")
-    assert path == str(hub("me/model", "main") / "vocab.txt") and lower_case is False
+    path = str(hub("me/model", "main") / "vocab.txt")
+    assert presets.vocabulary("hf://me/model") == (path, False, False)
 
 
 @pytest.mark.parametrize(

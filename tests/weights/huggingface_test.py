@@ -54,10 +54,17 @@ OTHER_FILES = [
     ("sequence_classification", "pytorch_model.bin"),
     ("sequence_classification", "tf_model.h5"),
 ]
-FILES = [
-    pytest.param(head, name, marks=needs(f"huggingface/{head}/{name}"))
-    for head, name in [(head, "model.safetensors") for head in HEADS] + OTHER_FILES
-]
+
+
+def golden_file(head, name):
+    """A case of a parametrised test: PyTorch's files are for runs with --peers."""
+    marks = [needs(f"huggingface/{head}/{name}")]
+    marks += [pytest.mark.peers] if name.endswith(".bin") else []
+    return pytest.param(head, name, marks=marks)
+
+
+FILES = [golden_file(head, "model.safetensors") for head in HEADS]
+FILES += [golden_file(*case) for case in OTHER_FILES]
 
 
 def make(head, config=None):
@@ -119,6 +126,7 @@ def grid():
         )
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_gives_the_same_logits(head, tmp_path):
@@ -149,6 +157,7 @@ def test_there_and_back_keeps_every_bit(head, tmp_path, capsys):
     assert values["architectures"] == [HEADS[head][0]] and values["pad_token_id"] == 3
 
 
+@pytest.mark.peers
 def test_names_of_labels_and_padding_are_known_to_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
@@ -363,6 +372,7 @@ def test_pytorch_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
         huggingface.load(directory)
 
 
+@pytest.mark.peers
 def test_a_pickle_with_more_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     shutil.copy(goldens.path("huggingface/encoder/config.json"), tmp_path)

@@ -318,3 +318,74 @@ def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path):
     (tmp_path / "model.ckpt.index").write_bytes(b"nothing")
     with pytest.raises(UserError, match="damaged"):
         conversion.load_original(prefix, config)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A directory with model.ckpt-100, and its config."""
+    model = ConvBertEncoder(tiny())
+    conversion.save_original(model, str(tmp_path / "in" / "model.ckpt-100"))
+    config = tmp_path / "in" / "config.json"
+    config.write_text(json.dumps(conversion.original_config(model)))
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_file_of_a_checkpoint_is_no_prefix(checkpoint, suffix):
+    path = f"{checkpoint}/model.ckpt-100.{suffix}"
+    with pytest.raises(UserError, match=r"file of a checkpoint: give its prefix, .*ckpt-100\.$"):
+        conversion.convert(path, checkpoint.parent / "out")
+    with pytest.raises(UserError, match="give its prefix"):
+        conversion.load_original(path, {"encoder": tiny().to_dict()})
+    (checkpoint / "model.ckpt-100.index").unlink()
+    for path in (f"{checkpoint}/model.ckpt-100.data-00000-of-00001", checkpoint):
+        with pytest.raises(UserError, match="whose model.ckpt-100.index is missing"):
+            conversion.convert(path, checkpoint.parent / "out")
+    assert not (checkpoint.parent / "out").exists()
+
+
+def test_a_checkpoint_of_the_first_format(tmp_path):
+    (tmp_path / "model.ckpt-7").write_bytes(b"x")
+    (tmp_path / "model.ckpt-7.meta").write_bytes(b"x")
+    for path in (tmp_path / "model.ckpt-7", tmp_path):
+        with pytest.raises(UserError, match="first format"):
+            conversion.convert(path, tmp_path / "out")
+
+
+def test_a_stale_checkpoint_file(checkpoint):
+    (checkpoint / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-300"\n')
+    conversion.convert(checkpoint, checkpoint.parent / "out")  # there is one only
+    for suffix in ("index", "data-00000-of-00001"):
+        file = checkpoint / f"model.ckpt-100.{suffix}"
+        (checkpoint / f"model.ckpt-200.{suffix}").write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="names model.ckpt-300, which is not there: name one of"):
+        conversion.convert(checkpoint, checkpoint.parent / "new")
+    (checkpoint / "checkpoint").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="names none: name one of"):
+        conversion.convert(checkpoint, checkpoint.parent / "new")
+    for path in checkpoint.glob("model.ckpt*"):
+        path.unlink()
+    with pytest.raises(UserError, match="a file `checkpoint`, but not the checkpoint"):
+        conversion.convert(checkpoint, checkpoint.parent / "new")
+    assert not (checkpoint.parent / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 10**12}, "word_embeddings' has shape"),
+        ({"num_hidden_layers": 2**31}, "too few for num_hidden_layers 2,147,483,648"),
+        (
+            {"hidden_size": "16"},
+            'config.json: encoder.hidden_size must be a whole number, not "16"',
+        ),
+        ({"hidden_act": []}, "config.json: encoder.hidden_act must be text, not a list"),
+    ],
+)
+def test_sizes_are_held_against_the_checkpoint(checkpoint, changes, message):
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["encoder"] |= changes
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        conversion.convert(checkpoint, checkpoint.parent / "out")
+    assert not (checkpoint.parent / "out").exists()

@@ -165,7 +165,7 @@ class Laboratory:
 
     def __init__(self, options, rulers=()):
         self.options, self._ruler_variants = options, rulers
-        self.threads = options.threads or len(os.sched_getaffinity(0))
+        self.threads = options.threads or len(_usable_cores())
         names = ["tensorflow", "tensorflow-text", "tf-keras", "jax", "torch", "transformers"]
         names += ["tokenizers", "accelerate"]
         self._pythons = {
@@ -325,8 +325,8 @@ def serve(makers):
 
     try:
         work = json.loads(sys.stdin.readline())
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[: work["threads"]])
+        if hasattr(os, "sched_setaffinity"):  # not on macOS: there, only the libraries' settings
+            os.sched_setaffinity(0, _usable_cores()[: work["threads"]])
         ready = makers[work["what"]](work)
         for _ in range(ready.warm_up):
             ready.run(1)
@@ -364,6 +364,13 @@ def repeat(step):
     return run
 
 
+def _usable_cores():
+    """Numbers of the cores this process may use; where the system does not say, all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def _peak_bytes():
     """Peak of this process's resident memory.
 
@@ -374,7 +381,8 @@ def _peak_bytes():
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _loaded_versions():
