@@ -101,7 +101,7 @@ class ShardBuilder:
         account |= {"unknown": 0, "documents": len(texts), "bytes": num_bytes}
 
         def encoded():
-            for example, unknown in self._examples(texts, f"{self._settings['seed']}/{number}"):
+            for example, unknown in self._examples(texts, account):
                 account["tokens"] += len(example["segment_ids"])  # a byte each
                 account["unknown"] += unknown
                 yield records.encode_packed(example)
@@ -112,20 +112,22 @@ class ShardBuilder:
         except tf.errors.OpError as error:
             raise UserError(f"cannot write {path}: {reason(error)}") from error
         account["file_bytes"] = os.path.getsize(path)
-        if account["unknown"]:
-            account["unknown_words"] = self._unknown_words(texts)
         if not account["records"]:
             os.remove(path)
         return account
 
-    def _examples(self, texts, seed):
+    def _examples(self, texts, account):
         names = ("max_seq_length", "segment_rule", "keep_long_lines")
         options = [self._settings[name] for name in names]
-        rng = random.Random(seed)
+        rng = random.Random(f"{self._settings['seed']}/{account['chunk']}")
         documents = [text.split("\n") for text in texts]
-        ids, edges = self._tokenize(list(itertools.chain.from_iterable(documents)))
+        lines = list(itertools.chain.from_iterable(documents))
+        ids, edges = self._tokenize(lines)
         packed, places = records.pack(ids)
-        unknown = np.append(0, np.cumsum(ids == self._tokenizer.unk_id)).data  # before each token
+        is_unknown = ids == self._tokenizer.unk_id
+        unknown = np.append(0, np.cumsum(is_unknown)).data  # before each token
+        if is_unknown.any():
+            account["unknown_words"] = self._unknown_words(lines, edges, is_unknown)
         line = 0
         for document in documents:
             ends = edges[line : line + len(document) + 1]
@@ -144,17 +146,17 @@ class ShardBuilder:
             lengths += tokens.row_lengths().numpy().tolist()
         return np.concatenate(ids), list(itertools.accumulate(lengths, initial=0))
 
-    def _unknown_words(self, texts):
-        """The first words of `texts` that are [UNK], as examples."""
-        found = {}
-        for line in itertools.chain.from_iterable(text.split("\n") for text in texts):
-            ids, starts, ends = self._tokenizer.tokenize_with_offsets([line])
-            for place in np.flatnonzero(ids.values == self._tokenizer.unk_id):
-                word = line.encode("utf-8")[starts.values[place] : ends.values[place]]
-                found[word.decode("utf-8", "replace")] = None
-                if len(found) == _MAX_EXAMPLES:
-                    return list(found)
-        return list(found)
+    def _unknown_words(self, lines, edges, is_unknown):
+        """Some words of `lines` that are [UNK], as examples: the first of the first such lines."""
+        places = np.flatnonzero(is_unknown)[: 10 * _MAX_EXAMPLES]
+        chosen = dict.fromkeys(np.searchsorted(edges, places, side="right") - 1)
+        chosen = [lines[number].encode("utf-8") for number in chosen]
+        found, tokens = {}, self._tokenizer.tokenize_with_offsets(chosen)
+        for line, ids, starts, ends in zip(chosen, *(x.to_list() for x in tokens), strict=True):
+            for token, start, end in zip(ids, starts, ends, strict=True):
+                if token == self._tokenizer.unk_id:
+                    found[line[start:end].decode("utf-8", "replace")] = None
+        return list(found)[:_MAX_EXAMPLES]
 
     def _example(self, packed, places, first, second):
         """A record of two segments (token ranges), as `records.encode_packed` takes it."""
