@@ -78,7 +78,7 @@ stage() {
 watch() {
   local every=5 begin="" end="\n"
   [[ ! -t 1 ]] || every=1 begin="\r\033[K" end=""
-  trap 'kill $!; wait; exit' INT TERM
+  trap 'kill $!; exit' INT TERM
   while kill -0 $$; do
     sleep "$every" >/dev/null &
     wait $!

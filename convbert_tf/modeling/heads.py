@@ -152,7 +152,14 @@ class _Head(keras.Model):
         return cls(**(config | {"encoder": encoder}))
 
     def get_config(self):
-        return {"encoder": keras.saving.serialize_keras_object(self.encoder), "name": self.name}
+        # As keras.saving.serialize_keras_object, which loads TensorFlow on every backend.
+        encoder = {
+            "module": ConvBertEncoder.__module__,
+            "class_name": ConvBertEncoder.__name__,
+            "config": self.encoder.get_config(),
+            "registered_name": "convbert_tf>ConvBertEncoder",
+        }
+        return {"encoder": encoder, "name": self.name}
 
     def _dense(self, input_size, units, name, act=None):
         layer = Dense(units, activation=act, dtype="float32", name=name)
