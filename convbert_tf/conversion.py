@@ -165,7 +165,9 @@ def convert(
     Raises:
         UserError: what is there cannot be read or written so.
     """
-    if os.path.isdir(target) and os.listdir(target):
+    if not source or not target:
+        raise UserError("name the model to read and the directory to write.")
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise UserError(f"{target} is there already and not empty: choose another directory.")
     from_format, stored, source = _read(source, config)
     to_format = to_format or ("huggingface" if from_format == "preset" else "preset")
@@ -249,8 +251,8 @@ def _original_config(prefix, config):
 
 def _vocabulary(from_format, source, given):
     """The Vocabulary of the model: what is not None in `given`, the rest as in `source`."""
-    if given.path and not os.path.exists(given.path):
-        raise UserError(f"{given.path} is not there: a vocabulary is expected.")
+    if given.path and not os.path.isfile(given.path):
+        raise UserError(f"{given.path} is not there, or no file: a vocabulary is expected.")
     found = Vocabulary()
     if from_format == "original":
         beside = os.path.join(os.path.dirname(source), vocabulary.VOCAB_FILE)

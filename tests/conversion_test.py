@@ -163,6 +163,7 @@ def test_transformers_is_compared_where_it_is(preset, tmp_path, monkeypatch, ins
         ({"to_format": "original"}, "needs the original's name of its task"),
         ({"config": "small"}, "is no checkpoint of the original"),
         ({"vocab_file": "no/vocab.txt"}, "no/vocab.txt is not there"),
+        ({"vocab_file": "tests"}, "tests is not there, or no file"),
         ({"generator": True, "to_format": "preset"}, "Hugging Face's format only"),
         ({"generator": True}, "TextClassifier without a generator"),
         ({"optimizer": True}, "from an original checkpoint to a preset only"),
@@ -175,6 +176,14 @@ def test_what_cannot_be_written_is_refused(preset, tmp_path, options, message):
 
 
 def test_nothing_is_overwritten(preset, tmp_path):
+    (tmp_path / "file").touch()
+    for source, target, message in (
+        (preset[1], tmp_path / "file", "is there already"),
+        (preset[1], "", "name the model to read and the directory"),
+        ("", tmp_path / "out", "name the model to read and the directory"),
+    ):
+        with pytest.raises(UserError, match=message):
+            conversion.convert(source, target)
     with pytest.raises(UserError, match="is there already and not empty"):
         conversion.convert(preset[1], preset[1])
     same(TextClassifier.from_preset(preset[1]), preset[0])
