@@ -67,8 +67,15 @@ def write_bytes(path, content):
 
 def write_json(path, value):
     """Writes `value` to `path` as JSON, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_unwrapped) + "\n"
     write_bytes(path, text.encode("utf-8"))
+
+
+def _unwrapped(value):
+    """The dict inside TensorFlow's proxy of one, which Python 3.13 does not take for a dict."""
+    if isinstance(value, dict):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def read_json(path, what, kind=None):

@@ -4,8 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from convbert_tf import files
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path, only_one
 
@@ -78,3 +81,12 @@ def test_without_file_locks_the_work_goes_on(tmp_path):
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)
     assert (tmp_path / "a.json").exists()
+
+
+def test_dicts_that_tensorflow_has_wrapped_are_written(tmp_path):
+    module = tf.Module()
+    module.scores = {"metrics": {"mcc": 0.5}}
+    files.write_json(tmp_path / "scores.json", {"all": module.scores})
+    assert files.read_json(tmp_path / "scores.json", "scores") == {"all": {"metrics": {"mcc": 0.5}}}
+    with pytest.raises(TypeError, match="ndarray is no JSON value"):
+        files.write_json(tmp_path / "scores.json", {"all": np.zeros(2)})
