@@ -202,14 +202,14 @@ def _check_options(from_format, to_format, generator, optimizer):
 
 def _summary(source, target):
     """Rows of `convert`, of two (format, Stored, path): what was read, and what was written."""
-    (_, stored, _), (to_format, written, directory) = source, target
+    (_, stored, _), (to_format, written, _) = source, target
     rows = [
         (what, f"{kind}, {each.kind}: {path}")
         for what, (kind, each, path) in (("from", source), ("to", target))
     ]
     expected, found = _probed(stored, written)
     rows += [
-        ("tensors", f"{len(written.arrays)} here, {_count_tensors(to_format, directory)} there"),
+        ("tensors", f"{len(written.arrays)} here, {_count_tensors(to_format, *target[1:])} there"),
         ("parameters", f"{written.num_parameters:,}"),
         ("vocabulary", stored.vocabulary.path or "none"),
         ("written and read again", _difference(found, expected)),
@@ -299,12 +299,12 @@ def _write_run(stored, prefix, target):
     tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1).save(step)
 
 
-def _count_tensors(to_format, target):
+def _count_tensors(to_format, written, target):
     if to_format == "original":
         return len(tf.train.list_variables(os.path.join(target, CHECKPOINT)))
     if to_format == "huggingface":
         return len(huggingface_files.read_weights(target)[1])
-    return len(presets.read(target).arrays)
+    return len(written.arrays)
 
 
 # --- the probe ---

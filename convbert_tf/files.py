@@ -107,11 +107,8 @@ def read_json(path, what, kind=None):
 
 def sha256(path):
     """SHA-256 of the file at `path`, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

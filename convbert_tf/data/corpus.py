@@ -27,7 +27,7 @@ from convbert_tf.console import Progress, UserError, call, reason
 from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, MANIFEST
-from convbert_tf.files import write_bytes
+from convbert_tf.files import sha256, write_bytes
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.text.vocabulary import file_content, strips_accents
 from convbert_tf.text.vocabulary_training import warn_unknown
@@ -276,9 +276,7 @@ def _identities(files):
     """What tells each input file from others, wherever it lies: name, size, hash of its content."""
 
     def identity(path):
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return [os.path.basename(path), os.path.getsize(path), digest]
+        return [os.path.basename(path), os.path.getsize(path), sha256(path)]
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(identity, files))

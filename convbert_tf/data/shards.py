@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.data import records
-from convbert_tf.text.vocabulary import file_content
+from convbert_tf.text.vocabulary import file_content, strips_accents
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest
@@ -82,9 +82,9 @@ def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length
 
 
 def normalization(values):
-    """(lower_case, strip_accents) of a manifest's or a preset's values; the second may be unset."""
-    lower_case, strip_accents = values["lower_case"], values.get("strip_accents")
-    return lower_case, lower_case if strip_accents is None else strip_accents
+    """(lower_case, strip_accents) of a manifest's values, of which the second may be unset."""
+    lower_case = values["lower_case"]
+    return lower_case, strips_accents(lower_case, values.get("strip_accents"))
 
 
 def identity(manifest):
@@ -95,12 +95,11 @@ def identity(manifest):
     return settings | {"sha256": hashlib.sha256(content).hexdigest()}
 
 
-def difference(earlier, manifest):
-    """How the records of `manifest` differ from those of an `earlier` identity; "" if they do not.
+def difference(earlier, present):
+    """How the records of two identities differ; "" if they do not.
 
     The settings come before what follows from them.
     """
-    present = identity(manifest)
     if earlier.get("sha256") == present["sha256"]:
         return ""
     for name, value in present.items():

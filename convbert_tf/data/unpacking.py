@@ -75,12 +75,6 @@ def opened(path):
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def check(path):
-    """Raises the UserError of `opened` that the beginning of a file already gives."""
-    with opened(path):
-        pass
-
-
 def _check_packing(path, packing, head):
     kind = _kind(head)
     if packing and not head:

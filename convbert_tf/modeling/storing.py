@@ -12,11 +12,15 @@ from convbert_tf.weights.stored import KINDS, Array, Stored, Vocabulary, takes
 
 def describe(model, **details):
     """The Stored of a model of this package; `details` are fields of it, say `vocabulary`."""
-    kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS)
-    stored = Stored(kind, model.get_config(), **details)
+    stored = _without_arrays(model, **details)
     for name in names.shapes(stored):
         stored.arrays[name] = _array(_variable(model, name))
     return stored
+
+
+def _without_arrays(model, **details):
+    kind = next(base.__name__ for base in type(model).__mro__ if base.__name__ in KINDS)
+    return Stored(kind, model.get_config(), **details)
 
 
 def _array(variable):
@@ -25,7 +29,7 @@ def _array(variable):
 
 def variables(model):
     """Name (see weights/names.py) -> Keras variable, of all weights of a model of this package."""
-    return {name: _variable(model, name) for name in describe(model).arrays}
+    return {name: _variable(model, name) for name in names.shapes(_without_arrays(model))}
 
 
 def _variable(model, name):

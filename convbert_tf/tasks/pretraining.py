@@ -31,6 +31,7 @@ def run(experiment, allow_config_change=False):
     experiment.require_directories()
     manifests = _manifests(experiment)
     manifest = manifests[data.train_dir]
+    records = {folder: shards.identity(each) for folder, each in manifests.items()}
     vocab_file = os.path.join(data.train_dir, VOCAB_FILE)
     vocab = load_vocab(vocab_file)
     if options.init_from:
@@ -40,12 +41,12 @@ def run(experiment, allow_config_change=False):
     if checkpoints.latest(options.model_dir):
         _check_vocabulary(options.model_dir, vocab_file, vocab)
         if not allow_config_change:
-            _check_same_records(experiment, manifests)
+            _check_same_records(experiment, records)
 
     strategy = strategies.set_up(options)
     with strategy.scope():
         model = ConvBertPretrainer(experiment.model, experiment.pretraining)
-    task = PretrainingTask(model, masking.special_tokens(vocab), **_datasets(experiment, manifests))
+    task = PretrainingTask(model, masking.special_tokens(vocab), **_datasets(experiment, records))
     loop.check_best_metric(task, options)
     if options.init_from and not checkpoints.latest(options.model_dir):
         checkpoints.check_start(model, options.init_from, options.init_optimizer)
@@ -54,8 +55,7 @@ def run(experiment, allow_config_change=False):
     if strategies.is_chief(strategy):
         with atomic_path(os.path.join(options.model_dir, VOCAB_FILE)) as partial:
             shutil.copyfile(vocab_file, partial)
-        used = {folder: shards.identity(each) for folder, each in manifests.items()}
-        roles = {"train": used.get(data.train_dir), "eval": used.get(data.eval_dir)}
+        roles = {"train": records.get(data.train_dir), "eval": records.get(data.eval_dir)}
         write_json(os.path.join(options.model_dir, RECORDS_FILE), roles)
     say(f"{model.count_params():,} parameters")
     strategies.describe(strategy, options)
@@ -101,9 +101,8 @@ def _normalization(source):
         return shards.normalization(earlier["train"]) if earlier else None
     if not os.path.exists(os.path.join(source, VOCAB_FILE)):
         return None
-    _, lower_case, *strip_accents = stored_vocabulary.find(source)
-    values = {"lower_case": lower_case, "strip_accents": next(iter(strip_accents), None)}
-    return shards.normalization(values)
+    found = stored_vocabulary.find(source)
+    return found.lower_case, found.strip_accents
 
 
 def _check_normalization(name, found, wanted, train_dir):
@@ -117,14 +116,14 @@ def _check_normalization(name, found, wanted, train_dir):
             )
 
 
-def _check_same_records(experiment, manifests):
+def _check_same_records(experiment, records):
     """Refuses to go on with other records than those that the run was trained on so far."""
     path = os.path.join(experiment.training.model_dir, RECORDS_FILE)
     earlier = read_json(path, "a run's records") if os.path.exists(path) else {}
     for role in ("train", "eval"):
         folder = getattr(experiment.data, f"{role}_dir")
         if folder and earlier.get(role):
-            changed = shards.difference(earlier[role], manifests[folder])
+            changed = shards.difference(earlier[role], records[folder])
             if changed:
                 raise UserError(
                     f"the records in {folder} were built again since the run in "
@@ -133,11 +132,10 @@ def _check_same_records(experiment, manifests):
                 )
 
 
-def _check_not_rebuilt(folder, manifest, damage_allowed):
+def _check_not_rebuilt(folder, earlier, damage_allowed):
     """Refuses records that were built again while the run goes on."""
-    changed = shards.difference(
-        shards.identity(manifest), shards.load_manifest(folder, damage_allowed)
-    )
+    present = shards.identity(shards.load_manifest(folder, damage_allowed))
+    changed = shards.difference(earlier, present)
     if changed:
         raise UserError(
             f"the records in {folder} were built again while the run went on ({changed}): it "
@@ -178,8 +176,8 @@ def _check_vocabulary(earlier, vocab_file, vocab):
         )
 
 
-def _datasets(experiment, manifests):
-    """What PretrainingTask takes to read the data of `experiment`."""
+def _datasets(experiment, identities):
+    """What PretrainingTask takes to read the data of `experiment`; folder -> its `identity`."""
     data, options = experiment.data, experiment.training
     damaged = {} if data.on_corrupt_record == "skip" else None
     records = {"max_seq_length": data.max_seq_length, "vocab_size": experiment.model.vocab_size}
@@ -187,8 +185,8 @@ def _datasets(experiment, manifests):
     train = functools.partial(input_pipeline.pretraining_dataset, data.train_dir, **batches)
 
     def evaluation(context):
-        for folder, manifest in manifests.items():
-            _check_not_rebuilt(folder, manifest, damaged is not None)
+        for folder, earlier in identities.items():
+            _check_not_rebuilt(folder, earlier, damaged is not None)
         return input_pipeline.evaluation_dataset(data.eval_dir, context, **batches)
 
     return {

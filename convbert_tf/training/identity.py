@@ -7,12 +7,11 @@ A run is the same if its values are, wherever it lies and however its paths are 
 another place are the same if their files are.
 """
 
-import hashlib
 import os
 
 from convbert_tf import config as configs
 from convbert_tf.console import UserError, say
-from convbert_tf.files import is_address, read_json, write_json
+from convbert_tf.files import is_address, read_json, sha256, write_json
 from convbert_tf.training import checkpoints
 
 INPUTS_FILE = "inputs.json"
@@ -77,12 +76,7 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
 
 def hashes(paths):
     """Name -> SHA-256 of those of the files `paths` that are there."""
-    found = {}
-    for path in paths:
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                found[os.path.basename(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {os.path.basename(path): sha256(path) for path in paths if os.path.isfile(path)}
 
 
 def _describe(experiment, inputs):
