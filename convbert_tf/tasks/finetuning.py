@@ -289,7 +289,7 @@ class _Evaluator(orbit.AbstractEvaluator):
         )
         results = self.data.score(outputs, os.path.join(options.model_dir, "predictions"))
         report = {"metrics": results, "baseline": self.baseline}
-        write_json(os.path.join(options.model_dir, "eval_results.json"), report)
+        write_json(os.path.join(options.model_dir, scores.RESULTS_FILE), report)
         return results
 
 
@@ -350,8 +350,6 @@ def _require_paths(task, options):
             "set config.task.init_from (a preset), config.task.data_dir and "
             "config.training.model_dir."
         )
-    if os.path.exists(os.path.join(task.init_from, "checkpoints")):
-        raise UserError(f"{task.init_from} is a run; its preset is {task.init_from}/preset.")
 
 
 def _check(experiment, data, vocab_file, model_config):

@@ -73,6 +73,7 @@ def find(source):
         return find_huggingface(directory)
     lower_case = settings.get("lower_case")
     if not isinstance(lower_case, bool):
+        check_is_preset(directory, settings)
         raise UserError(f"{directory} is no preset: its config.json has no lower_case.")
     strip_accents = _bool(config_file, settings, "strip_accents")  # old presets have none
     hashes = settings.get("sha256")
@@ -81,7 +82,20 @@ def find(source):
     return Vocabulary(vocab_file(directory), lower_case, strips_accents(lower_case, strip_accents))
 
 
-class _Serving(TypedDict, total=False):
+def check_is_preset(directory, settings):
+    """Refuses a directory whose config.json holds `settings` that are not a preset's."""
+    if {"class", "config", "format", "weights_sha256"} <= set(settings):
+        return
+    preset = os.path.join(directory, "preset")
+    if os.path.exists(os.path.join(preset, "config.json")):
+        raise UserError(f"{directory} is a run; its preset is {preset}.")
+    raise UserError(
+        f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
+        "an original or Hugging Face checkpoint."
+    )
+
+
+class Serving(TypedDict, total=False):
     max_seq_length: int
     pair: bool
 
@@ -89,7 +103,7 @@ class _Serving(TypedDict, total=False):
 class _Settings(TypedDict, total=False):
     """What a config.json may tell of the texts that the model was trained on (see schema.py)."""
 
-    serving: _Serving
+    serving: Serving
 
 
 def find_serving(directory):

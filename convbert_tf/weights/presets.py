@@ -22,7 +22,7 @@ from convbert_tf import schema
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import is_address, read_json, sha256, undone_on_error, write_json
 from convbert_tf.text import vocabulary
-from convbert_tf.text.stored_vocabulary import check_hash
+from convbert_tf.text.stored_vocabulary import check_hash, check_is_preset
 from convbert_tf.text.vocabulary import VOCAB_FILE, Vocabulary
 from convbert_tf.weights import names
 from convbert_tf.weights.stored import KINDS, Array, Stored, as_weights
@@ -249,15 +249,7 @@ def _read_dataset(path, key, name):
 def describe(directory):
     """The content of a preset's config.json, checked."""
     description = _read_config(directory)
-    fields = {"class", "config", "format", "weights_sha256"}
-    if not fields <= _fields(description):
-        preset = os.path.join(directory, "preset")
-        if os.path.exists(os.path.join(preset, CONFIG_FILE)):
-            raise UserError(f"{directory} is a run; its preset is {preset}.")
-        raise UserError(
-            f"{directory} is no preset of convbert_tf; tools/convert_checkpoint.py makes one from "
-            "an original or Hugging Face checkpoint."
-        )
+    check_is_preset(directory, _fields(description))
     schema.check(description, _Description, os.path.join(directory, CONFIG_FILE))
     description.setdefault("strip_accents", description["lower_case"])
     if description["format"] > FORMAT:

@@ -9,6 +9,7 @@ import numpy as np
 from convbert_tf import schema
 from convbert_tf.config import ModelConfig, PretrainingConfig, check_length
 from convbert_tf.console import UserError
+from convbert_tf.text.stored_vocabulary import Serving
 from convbert_tf.text.vocabulary import Vocabulary
 
 # A beam of a question answerer is a table of its square for every input.
@@ -61,12 +62,7 @@ KINDS = tuple(_CONFIGS)
 
 
 # The types of `Stored.serving`, by kind.
-class _Serving(TypedDict, total=False):
-    max_seq_length: int
-    pair: bool
-
-
-class _ClassifierServing(_Serving, total=False):
+class _ClassifierServing(Serving, total=False):
     max_score: float | None
 
 
@@ -78,7 +74,7 @@ class _AnswererServing(TypedDict, total=False):
     null_threshold: float | None
 
 
-_SERVING = dict.fromkeys(KINDS, _Serving)
+_SERVING = dict.fromkeys(KINDS, Serving)
 _SERVING |= {"TextClassifier": _ClassifierServing, "QuestionAnswerer": _AnswererServing}
 
 

@@ -157,6 +157,19 @@ def test_there_is_no_vocabulary(tmp_path):
         stored_vocabulary.find_huggingface(tmp_path)
 
 
+def test_a_run_is_told_from_a_preset(tmp_path):
+    write(tmp_path, config={"model": {}, "training": {}})
+    with pytest.raises(UserError, match="is no preset of convbert_tf; tools/convert_checkpoint"):
+        stored_vocabulary.find(tmp_path)
+    (tmp_path / "preset").mkdir()
+    write(tmp_path / "preset", config={"lower_case": True})
+    with pytest.raises(UserError, match="is a run; its preset is .*preset"):
+        stored_vocabulary.find(tmp_path)
+    # A conversion with the optimizer's state leaves checkpoints beside a preset.
+    (tmp_path / "preset" / "checkpoints").mkdir()
+    assert stored_vocabulary.find(tmp_path / "preset").lower_case
+
+
 def test_ids_with_holes_are_kept(tmp_path, capsys):
     ids = {piece: index + (index > 5) + 2 * (index > 8) for index, piece in enumerate(PIECES)}
     assert ids["dog"] == 7 and ids["on"] == 14
