@@ -1,0 +1,30 @@
+"""Families of tasks: what differs between sentences and questions when a model is fine-tuned.
+
+A family has
+
+    schema              of its records (data/records.py)
+    metric_names        of its scores, the one that counts first
+    loss_options        for the model's `example_losses`
+    files(split)        paths of the files that are read for a split
+    evaluation_splits() names of the splits that a run is scored on, the one that counts first
+    check(batch_size)   refuses files that cannot be read, or that do not fill a batch to train on
+    make_model(model)   a model with the family's head on the encoder of `model`
+    serving()           options of serving.export, to answer as the task is scored
+    write_training_records(path)    writes the records; returns their number
+    evaluation(split, work_dir)     what of a split is to be predicted, with
+        serialized          its records, numbered by their `example_id`
+        score(outputs)      metrics of what a model says of them
+        write(outputs, directory)   predictions in the family's own form of a file
+    baseline(split)     metrics that need no model, to compare with
+"""
+
+from convbert_tf.tasks import glue, questions
+from convbert_tf.tasks.sentences import Sentences
+
+
+def make(config, tokenizer):
+    """The family of the task that `config` (TaskConfig) names."""
+    if config.name in questions.TASKS:
+        return questions.Questions(config, tokenizer)
+    source = glue.Files(glue.find_task(config.name), config.data_dir)
+    return Sentences(config, source, tokenizer)

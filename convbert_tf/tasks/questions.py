@@ -1,0 +1,107 @@
+"""Questions about contexts as a family of tasks: SQuAD 1.1 and 2.0.
+
+Examples and their windows stand in squad.py, answers and scores in squad_decoding.py.
+"""
+
+import os
+
+from convbert_tf.console import UserError
+from convbert_tf.data import records
+from convbert_tf.modeling.heads import QuestionAnswerer
+from convbert_tf.tasks import squad, squad_decoding
+
+TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
+
+
+class Questions:
+    """A family of tasks for `finetuning.run` (see families.py): SQuAD's JSON files.
+
+    Args:
+        config: TaskConfig; `data_dir` holds train.json and dev.json.
+        tokenizer: WordPieceTokenizer.
+    """
+
+    schema = records.SQUAD
+
+    def __init__(self, config, tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        self.version2 = TASKS[config.name]
+        self.metric_names = squad_decoding.METRICS_V2 if self.version2 else squad_decoding.METRICS
+        self.loss_options = {"answerable_weight": config.answerable_weight} if self.version2 else {}
+
+    def files(self, split):
+        path = os.path.join(self.config.data_dir, f"{split}.json")
+        if not os.path.isfile(path):
+            raise UserError(f"{path} is not there; SQuAD's JSON is needed.")
+        return [path]
+
+    def evaluation_splits(self):
+        return ["dev"]
+
+    def check(self, batch_size):
+        """Refuses files that cannot be read; how many records they make is not known yet."""
+        for split in ("train", *self.evaluation_splits()):
+            self._examples(split, training=False)
+
+    def make_model(self, model):
+        """A question answerer on the encoder of `model`; with its head if it is of this kind."""
+        options = {"answerable": self.version2, "beam_size": self.config.beam_size}
+        options |= {} if self.config.joint_prediction else {"joint": False}
+        return QuestionAnswerer.start_from(model, self.config.init_from, **options)
+
+    def serving(self):
+        names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
+        return {name: getattr(self.config, name) for name in names}
+
+    def _examples(self, split, training):
+        return squad.read_examples(self.files(split)[0], training, self.version2)
+
+    def _windows(self, examples, training):
+        config = self.config
+        lengths = (config.max_seq_length, config.doc_stride, config.max_query_length)
+        return squad.make_windows(examples, self.tokenizer, *lengths, training)
+
+    def write_training_records(self, path):
+        return squad.write_records(path, self._windows(self._examples("train", True), True))
+
+    def evaluation(self, split, work_dir):
+        examples = self._examples(split, training=False)
+        windows = self._windows(examples, training=False)
+        path = os.path.join(work_dir, f"{split}.tfrecord")
+        squad.write_records(path, windows)
+        return QuestionsEvaluation(
+            self.config, self.version2, self.files(split)[0], windows, records.read(path)
+        )
+
+    def baseline(self, split):
+        """Official metrics of random spans of the usual length."""
+        examples = self._examples(split, training=False)
+        return squad_decoding.evaluate(
+            self.files(split)[0], squad_decoding.span_baseline(examples, seed=0)
+        )
+
+
+class QuestionsEvaluation:
+    """A SQuAD file to predict.
+
+    Attributes:
+        serialized: the records of its windows.
+    """
+
+    def __init__(self, config, version2, path, windows, serialized):
+        self.config, self.version2, self.path = config, version2, path
+        self.windows, self.serialized = windows, serialized
+
+    def predictions(self, outputs):
+        """`squad_decoding.decode` of the model's `outputs` for the records."""
+        config = self.config
+        sizes = (config.max_answer_length, config.n_best_size)
+        return squad_decoding.decode(self.windows, outputs, *sizes, self.version2)
+
+    def score(self, outputs):
+        """Official metrics, in percent."""
+        predictions, _, null_odds = self.predictions(outputs)
+        return squad_decoding.evaluate(self.path, predictions, null_odds or None)
+
+    def write(self, outputs, directory):
+        squad_decoding.write_predictions(directory, *self.predictions(outputs))
