@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf.data import input_pipeline
+from convbert_tf.training import sharing
 
 
 class Predictor:
@@ -55,7 +56,8 @@ class Predictor:
 
 
 def _decision(model, batch):
-    outputs = model(batch, training=False)
+    with sharing.shared_blocks(model):
+        outputs = model(batch, training=False)
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
     of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
