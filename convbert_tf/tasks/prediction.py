@@ -1,4 +1,4 @@
-"""What a fine-tuned model says of all records of a set."""
+"""A fine-tuned model's outputs for all records of a set."""
 
 import numpy as np
 import tensorflow as tf
