@@ -20,6 +20,7 @@ from convbert_tf.config import (
     TaskConfig,
     check_length,
     finetuning_defaults,
+    join_list,
 )
 from convbert_tf.config.checks import section_from_dict
 from convbert_tf.console import UserError, say
@@ -284,4 +285,4 @@ def finetune(train, init_from, model_dir, dev=None, **settings):
 
 def _joined(value):
     """A setting that may be a list, as the command line has it."""
-    return own.join(value) if isinstance(value, list | tuple) else value
+    return join_list(value) if isinstance(value, list | tuple) else value
