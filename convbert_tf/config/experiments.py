@@ -73,9 +73,9 @@ class TaskConfig:
     tag_column: str = setting(
         "", "Tokens: column of the tags; empty: UPOS if there are names, or the last."
     )
-    train_file: str = setting("", "Tokens: file in data_dir; empty: the one called train.")
-    dev_file: str = setting("", "Tokens: file in data_dir; empty: the one called dev.")
-    test_file: str = setting("", "Tokens: file in data_dir; empty: the one called test.")
+    train_file: str = path_setting("Tokens: file to train on; empty: train.txt in data_dir.")
+    dev_file: str = path_setting("Tokens: file to score; empty: dev.txt in data_dir.")
+    test_file: str = path_setting("Tokens: file to tag; empty: test.txt in data_dir.")
     joint_prediction: bool = setting(
         True,
         "SQuAD: True: the original's head, or the one that the preset has; False: independent "

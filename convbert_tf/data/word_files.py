@@ -3,7 +3,7 @@
 Each line holds a word and what is said of it, in columns separated by tabs, or by blanks where the
 first word's line has no tab. A line without text ends a sentence. Kept as they are, and no words:
 
-    comments            begin with # and stand before a sentence
+    comments            begin with #, before a sentence, with fewer or more columns than words
     -DOCSTART- lines    begin a document
     a header line       the first line, where columns are chosen by name
     in CoNLL-U files    words that are made of others (1-2) or left out in the text (1.1)
@@ -138,9 +138,10 @@ def read(path, header=False):
         fields = _split(line, by_tabs)
         if _is_text(line, fields, num_columns, bool(sentence)):
             if len(fields) != num_columns:
+                columns = f"{len(fields)} column{'s' * (len(fields) != 1)}"
                 raise UserError(
-                    f"{path}:{number + 1} has {len(fields)} columns, and the first word "
-                    f"{num_columns}; mend the line."
+                    f"{path}:{number + 1} has {columns}, and the first word {num_columns}; mend "
+                    "the line."
                 )
             if not (names[:1] == ("ID",) and re.fullmatch(r"\d+[-.]\d+", fields[0])):
                 sentence.append(number)

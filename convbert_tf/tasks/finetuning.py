@@ -139,7 +139,8 @@ def run(experiment, allow_config_change=False):
 
 
 def _require_paths(task, options):
-    if not task.init_from or not task.data_dir or not options.model_dir:
+    data = task.data_dir or (task.train_file and task.dev_file)
+    if not task.init_from or not data or not options.model_dir:
         raise UserError(
             "set config.task.init_from (a preset), config.task.data_dir and "
             "config.training.model_dir."

@@ -150,7 +150,7 @@ def write_records(path, windows, labels=None):
     Args:
         path: the TFRecord file to write.
         windows: Windows.
-        labels: for each sentence the class ids of its words; None where they are not known.
+        labels: for each sentence the class ids of its words, int [n]; None if there are none.
     """
     return records.write(path, (_encode(i, w, labels) for i, w in enumerate(windows)))
 
@@ -158,7 +158,7 @@ def write_records(path, windows, labels=None):
 def _encode(number, window, labels):
     label_ids = np.full(len(window.input_ids), -1)
     if labels is not None:
-        label_ids[window.positions] = np.array(labels[window.sentence])[window.words]
+        label_ids[window.positions] = labels[window.sentence][window.words]
     return records.encode(
         {
             "example_id": number,
@@ -228,7 +228,7 @@ class Tokens:
         entities = ("f1", "precision", "recall") if scheme(self.labels) else ()
         return (*entities, "accuracy")
 
-    @property
+    @functools.cached_property
     def usual_tag(self):
         """What words are tagged with that have no piece: O, or the most frequent tag."""
         return "O" if scheme(self.labels) else self.split("train").counts.most_common(1)[0][0]
@@ -254,7 +254,7 @@ class Tokens:
 
     def write_training_records(self, path):
         numbers = {label: i for i, label in enumerate(self.labels)}
-        labels = [[numbers[tag] for tag in tags] for tags in self.split("train").tags]
+        labels = [np.array([numbers[tag] for tag in tags]) for tags in self.split("train").tags]
         return write_records(path, self._training_windows, labels)
 
     def evaluation(self, split, work_dir):
@@ -288,7 +288,7 @@ class Tokens:
         per_sentence = collections.Counter(window.sentence for window in windows)
         path, several = self.files(split)[0], sum(n > 1 for n in per_sentence.values())
         if several:
-            say(f"{path}: {several:,} sentences are too long for one input, and have windows")
+            say(f"{path}: {several:,} of {len(words):,} sentences are read in windows")
         missing = sum(map(len, words)) - sum(len(window.words) for window in windows)
         if missing:
             say(f"{path}: {missing:,} words without a piece of the vocabulary {fate}")
@@ -362,21 +362,20 @@ def _shortened(text):
 
 
 def _find_file(config, split):
-    """Path of the file of a split in `config.data_dir`."""
+    """Path of the file of a split: the one that the config names, or the one in its `data_dir`."""
     given = getattr(config, f"{split}_file")
     if given:
-        path = os.path.join(config.data_dir, given)
-        if not os.path.isfile(path):
-            raise UserError(f"{path} is not there (config.task.{split}_file).")
-        return path
+        if not os.path.isfile(given):
+            raise UserError(f"config.task.{split}_file: there is no file {given}.")
+        return given
     pattern = re.compile(rf"(.*[-_.])?({_NAMES[split]})\.({_SUFFIXES})", re.IGNORECASE)
     names = os.listdir(config.data_dir) if os.path.isdir(config.data_dir) else []
     found = sorted(name for name in names if pattern.fullmatch(name))
     if len(found) != 1:
         several = f": there are {', '.join(found)}" if found else ""
         raise UserError(
-            f"{config.data_dir} must hold one file {split}.txt (or .conll, .tsv, .conllu, "
-            f".iob2){several}; or set config.task.{split}_file."
+            f"{config.data_dir or 'data_dir'} must hold one file {split}.txt (or .conll, .tsv, "
+            f".conllu, .iob2){several}; or set config.task.{split}_file."
         )
     return os.path.join(config.data_dir, found[0])
 
@@ -386,11 +385,13 @@ class TokensEvaluation:
 
     Attributes:
         serialized: the records of its windows.
+        labelled: whether its words have tags.
     """
 
     def __init__(self, split, windows, serialized, labels, usual_tag):
         self.split, self.windows, self.serialized = split, windows, serialized
         self.labels, self.usual_tag = labels, usual_tag
+        self.labelled = split.tags is not None
 
     def predictions(self, outputs):
         """Tags of all words, a list for each sentence, by the model's `outputs` for the records."""
@@ -402,6 +403,8 @@ class TokensEvaluation:
         return tags
 
     def score(self, outputs):
+        if not self.labelled:
+            raise UserError(f"{self.split.file.path} has no tags to score against.")
         of_entities = bool(scheme(self.labels))
         return metrics(self.split.tags, self.predictions(outputs), of_entities)
 
