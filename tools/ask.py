@@ -51,12 +51,11 @@ def main(_):
 
 def _say_tags(answer):
     """The words of a tagged text, and the entities where there are any, a line each."""
-    for name, plural in (("word", "words"), ("entity", "entities")):
+    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
         if name in answer:
-            number = answer.pop(f"num_{plural}")
-            own = [key for key in answer if key.startswith(("word", "tag")) == (name == "word")]
-            own = [key for key in own if isinstance(answer[key], list)]
-            rows = [{key: answer[key][i] for key in sorted(own)} for i in range(number)]
+            score = f"{label.removesuffix('_label')}_score"
+            keys = (name, f"{name}_start", f"{name}_end", label, score)
+            rows = [{key: answer[key][i] for key in keys} for i in range(answer[f"num_{plural}"])]
             lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
             console.say("\n".join([f"{plural}:", *lines]))
 
