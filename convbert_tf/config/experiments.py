@@ -42,9 +42,10 @@ class DataConfig:
 class TaskConfig:
     """A task to fine-tune on."""
 
-    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, or own.")
+    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens, or own.")
     data_dir: str = path_setting(
-        "GLUE: folder of train.tsv and dev.tsv, or tfds:glue, or tfds:glue@FOLDER; SQuAD: .json."
+        "Folder of the data. GLUE: train.tsv, dev.tsv (or tfds:glue, tfds:glue@FOLDER); SQuAD: "
+        "train.json; tokens: train.txt, train.conll or the like."
     )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
@@ -59,10 +60,14 @@ class TaskConfig:
     double_unordered: bool = setting(
         True, "MRPC, STS-B: add each training pair swapped, as the original does."
     )
-    classifier_dropout: float = setting(0.1, "GLUE: dropout before the classifier.")
-    train_file: str = path_setting("Own: rows to train on: .csv, .tsv, .jsonl or .parquet.")
-    dev_file: str = path_setting("Own: rows to score; without, a part of train_file is held out.")
-    test_file: str = path_setting("Own: rows to predict, with or without labels.")
+    classifier_dropout: float = setting(0.1, "Sentences, tokens: dropout before the classifier.")
+    train_file: str = path_setting(
+        "Own: rows to train on: .csv, .tsv, .jsonl or .parquet. Tokens: in place of data_dir."
+    )
+    dev_file: str = path_setting(
+        "As train_file, to score; own: without, a part of train_file is held out."
+    )
+    test_file: str = path_setting("As train_file, to predict, with or without labels.")
     text_column: str = setting("text", "Own: column of the text.")
     text_b_column: str = setting("", "Own: column of the second text, where there are pairs.")
     label_column: str = setting("label", "Own: column of the class, the labels or the score.")
@@ -87,10 +92,18 @@ class TaskConfig:
         "score: pearson, spearman, mean_squared_error.",
     )
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
-    doc_stride: int = setting(128, "SQuAD: tokens between the starts of two windows.")
+    doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
     n_best_size: int = setting(20, "SQuAD: answers that are kept for a question.")
     beam_size: int = setting(20, "SQuAD: starts for which ends are sought.")
+    word_column: str = setting(
+        "",
+        "Tokens: column of the words, a number from 1 (from the end: -1) or a name of the header "
+        "line; empty: FORM if there are names, or the first.",
+    )
+    tag_column: str = setting(
+        "", "Tokens: column of the tags; empty: UPOS if there are names, or the last."
+    )
     joint_prediction: bool = setting(
         True,
         "SQuAD: True: the original's head, or the one that the preset has; False: independent "

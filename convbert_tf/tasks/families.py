@@ -1,4 +1,4 @@
-"""Families of tasks: what differs between sentences and questions when a model is fine-tuned.
+"""Families of tasks: what differs between sentences, questions and tokens in fine-tuning.
 
 A family has
 
@@ -20,7 +20,7 @@ A family has
 """
 
 from convbert_tf.config import OWN_TASK
-from convbert_tf.tasks import glue, own, questions
+from convbert_tf.tasks import glue, own, questions, tokens
 from convbert_tf.tasks.sentences import Sentences
 
 
@@ -28,6 +28,8 @@ def make(config, tokenizer):
     """The family of the task that `config` (TaskConfig) names."""
     if config.name in questions.TASKS:
         return questions.Questions(config, tokenizer)
+    if config.name in tokens.TASKS:
+        return tokens.Tokens(config, tokenizer)
     if config.name == OWN_TASK:
         source = own.Tables(config)
         return Sentences(source.config, source, tokenizer)

@@ -130,7 +130,7 @@ def find_task(name):
     """The task called `name`, in any case and under its usual aliases ('SST-2', 'sts')."""
     key = task_name(name)
     if key not in TASKS:
-        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "own"])
+        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "tokens", "own"])
         raise UserError(f"no task is called {name!r}; there are {names}.")
     return TASKS[key]
 

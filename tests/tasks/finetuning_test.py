@@ -14,6 +14,7 @@ from convbert_tf.modeling import huggingface, presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import finetuning
+from convbert_tf.tasks.rows import finetune
 from convbert_tf.training import checkpoints
 from tests import runs
 from tests.tasks import glue_test
@@ -174,15 +175,15 @@ def test_several_labels_of_rows_in_memory(preset, tmp_path):
         rows.append((" ".join(words), labels))
     settings = {"kind": "labels", "max_seq_length": 32, "num_train_epochs": 12, "batch_size": 16}
     settings |= {"learning_rate": 3e-3, "layerwise_lr_decay": 0.9, "held_out": 0.2}
-    results = finetuning.finetune(rows, preset, str(tmp_path / "run"), **settings)
+    results = finetune(rows, preset, str(tmp_path / "run"), **settings)
     assert results["micro_f1"] > 0.9 and results["subset_accuracy"] > 0.8
     model = TextClassifier.from_preset(str(tmp_path / "run" / "preset"))
     assert model.multi_label and model.labels == ["bad", "good"]
     # The same call gives what it gave; with other rows it is another run, of which nothing stays.
     files = sorted((tmp_path / "run").rglob("data/*/*"))
-    assert finetuning.finetune(rows, preset, str(tmp_path / "run"), **settings) == results
+    assert finetune(rows, preset, str(tmp_path / "run"), **settings) == results
     with pytest.raises(UserError, match=r"another config \(task\.train_file"):
-        finetuning.finetune(rows[1:], preset, str(tmp_path / "run"), **settings)
+        finetune(rows[1:], preset, str(tmp_path / "run"), **settings)
     assert sorted((tmp_path / "run").rglob("data/*/*")) == files and len(files) == 1
 
 
@@ -206,7 +207,7 @@ def test_several_labels_of_rows_in_memory(preset, tmp_path):
 )
 def test_rows_in_memory_that_are_wrong_leave_nothing(preset, tmp_path, rows, settings, message):
     with pytest.raises(UserError, match=message):
-        finetuning.finetune(rows, preset, str(tmp_path / "a" / "run"), **settings)
+        finetune(rows, preset, str(tmp_path / "a" / "run"), **settings)
     assert not (tmp_path / "a").exists()
 
 
