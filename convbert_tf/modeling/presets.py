@@ -18,6 +18,7 @@ __all__ = [
     "is_original",
     "load",
     "load_encoder",
+    "preset_of",
     "save",
     "serving",
     "vocab_file",
@@ -56,6 +57,9 @@ def load_encoder(source):
     Of a head that has no counterpart here, a Hugging Face directory's encoder is taken as well.
     """
     return ConvBertEncoder.from_preset(source)
+
+
+preset_of = presets.preset_of
 
 
 def check_vocabulary(path, model):

@@ -10,6 +10,7 @@ _PUBLIC = {
     "QuestionAnswererServer": "saved_model",
     "export": "saved_model",
     "freeze": "inference",
+    "load": "loading",
 }
 
 __all__ = [*_PUBLIC]

@@ -14,11 +14,13 @@ import functools
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from convbert_tf.console import Progress, UserError
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import atomic_path
 from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.tasks import reports
 
 _SPLITS = {
     "train": ("train.tsv", "train"),
@@ -273,9 +275,15 @@ class Sentences:
 
     def make_model(self, model):
         """A classifier on the encoder of `model`; with its head if that has this task's labels."""
-        labels, dropout = self.task.labels, self.config.classifier_dropout
-        options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
+        options = self._classes() | {"dropout": self.config.classifier_dropout}
         return TextClassifier.start_from(model, self.config.init_from, **options)
+
+    def misfit(self, model):
+        return TextClassifier.misfit(model, **self._classes())
+
+    def _classes(self):
+        labels = self.task.labels
+        return {"num_classes": len(labels) or 1, "labels": labels or None}
 
     def serving(self):
         settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
@@ -303,10 +311,16 @@ class SentencesEvaluation:
 
     Attributes:
         serialized: its records.
+        labelled: whether its examples have labels.
     """
 
     def __init__(self, task, examples, serialized):
         self.task, self.examples, self.serialized = task, examples, serialized
+        self.labelled = any(example.label is not None for example in examples)
+
+    @property
+    def num_examples(self):
+        return len(self.examples)
 
     def predictions(self, outputs):
         """Class ids int [n], or scores float [n], of the model's `outputs` for the records."""
@@ -314,8 +328,26 @@ class SentencesEvaluation:
         return logits[:, 0] if self.task.is_regression else np.argmax(logits, axis=-1)
 
     def score(self, outputs):
+        return metrics(self.task, self.predictions(outputs), self._labels())
+
+    def _labels(self):
         labels = [example.label for example in self.examples]
-        return metrics(self.task, self.predictions(outputs), labels)
+        if None in labels:
+            number = labels.index(None)
+            raise UserError(f"{self.task.name}: example {number} has no label, but others have.")
+        return labels
+
+    def report(self, outputs):
+        pairs = self.task.text_b is not None
+        texts = [
+            {"text_a": each.text_a, "text_b": each.text_b} if pairs else {"text": each.text_a}
+            for each in self.examples
+        ]
+        if self.task.is_regression:
+            scores = np.clip(self.predictions(outputs), 0, 1) * self.task.max_score
+            return reports.of_scores(self._labels(), scores, texts)
+        probabilities = tf.nn.softmax(outputs["logits"]).numpy()
+        return reports.of_classes(self._labels(), probabilities, self.task.labels, texts)
 
     def write(self, outputs, directory):
         path = os.path.join(directory, f"{self.task.folder or self.task.name}.tsv")
