@@ -65,9 +65,7 @@ def _of_run(model_dir):
         raise console.UserError(f"the run in {model_dir} has made no preset yet: let it end.")
     changes = {"init_from": os.path.join(model_dir, "preset")}
     changes |= {} if DATA_DIR.value is None else {"data_dir": DATA_DIR.value}
-    return dataclasses.replace(
-        experiment, task=dataclasses.replace(experiment.task, **changes)
-    )
+    return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **changes))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from convbert_tf.modeling.functions import (
 from convbert_tf.modeling.linear import Dense
 from convbert_tf.weights import formats
 from convbert_tf.weights.names import QA_HIDDEN_SIZE
-from convbert_tf.weights.stored import check_labels
+from convbert_tf.weights.stored import check_labels, check_multi_label
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
@@ -226,7 +226,8 @@ class _Classifier(_Head):
 class TextClassifier(_Classifier):
     """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
 
-    With num_classes=1 it is a regressor (STS-B).
+    With num_classes=1 it is a regressor (STS-B). With `multi_label` a text has any number of the
+    labels: each logit is that of one label, and a label applies where it is above 0.
 
     Args:
         encoder: ConvBertEncoder.
@@ -235,19 +236,28 @@ class TextClassifier(_Classifier):
         labels: names of the classes, or None.
         hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
             encoder's activation -> dropout -> Dense(num_classes).
+        multi_label: whether a text may have several labels, or none.
 
     Call: the encoder's inputs -> logits float32 [B, num_classes].
 
     Weights: `encoder`, `logits`; `hidden` [H, H] with `hidden_layer`.
     """
 
-    _SAME = (*_Classifier._SAME, "hidden_layer")
+    _SAME = (*_Classifier._SAME, "hidden_layer", "multi_label")
 
     def __init__(
-        self, encoder, num_classes, dropout=0.1, labels=None, hidden_layer=False, **kwargs
+        self,
+        encoder,
+        num_classes,
+        dropout=0.1,
+        labels=None,
+        hidden_layer=False,
+        multi_label=False,
+        **kwargs,
     ):
         super().__init__(encoder, num_classes, dropout, labels, **kwargs)
-        self.hidden_layer = hidden_layer
+        check_multi_label(multi_label, self.num_classes)
+        self.hidden_layer, self.multi_label = hidden_layer, multi_label
         if hidden_layer:
             size = encoder.config.hidden_size
             act = activation(encoder.config.hidden_act)
@@ -261,13 +271,21 @@ class TextClassifier(_Classifier):
         return self.logits(features)
 
     def example_losses(self, logits, batch):
-        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them."""
+        """Loss of each example [B].
+
+        Cross-entropy of `label_ids` [B]; for a regressor the squared error to them; with
+        `multi_label` the sum of the cross-entropies of all labels, `label_ids` [B, C] being 0 or 1.
+        """
+        if self.multi_label:
+            labels = ops.cast(batch["label_ids"], "float32")
+            return ops.sum(sigmoid_cross_entropy(logits, labels), axis=-1)
         if self.num_classes == 1:
             return ops.square(logits[:, 0] - ops.cast(batch["label_ids"], "float32"))
         return cross_entropy(logits, batch["label_ids"])
 
     def get_config(self):
-        return super().get_config() | {"hidden_layer": self.hidden_layer}
+        own = {"hidden_layer": self.hidden_layer, "multi_label": self.multi_label}
+        return super().get_config() | own
 
 
 @keras.saving.register_keras_serializable("convbert_tf")

@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.config import check_length
+from convbert_tf.config import OWN_TASK, check_length
 from convbert_tf.console import Progress, UserError
 from convbert_tf.data import input_pipeline
 from convbert_tf.files import atomic_path
@@ -24,7 +24,7 @@ from convbert_tf.weights import formats
 FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
 _CHUNK = 4096  # rows that are sorted by length together
 # The order of a prediction's columns; what is not named here comes last.
-_COLUMNS = ("label", "answer", "start", "end", "score", "no_answer_probability")
+_COLUMNS = ("label", "labels", "answer", "start", "end", "score", "no_answer_probability")
 
 
 class Predictor:
@@ -105,8 +105,8 @@ def evaluate(experiment, splits, output_dir):
         UserError: the model's head is not the task's, or a split cannot be read.
     """
     task, options = experiment.task, experiment.training
-    if not task.init_from or not task.data_dir or not output_dir:
-        raise UserError("name a fine-tuned model, the task's data and an output_dir.")
+    if not task.init_from or (not task.data_dir and task.name != OWN_TASK):
+        raise UserError("set config.task.init_from, a fine-tuned model, and config.task.data_dir.")
     source = presets.fetch(presets.preset_of(task.init_from))
     vocab_file, *normalization = presets.vocabulary(source)
     stored = formats.read(source)
@@ -134,7 +134,7 @@ def evaluate(experiment, splits, output_dir):
             evaluation.write(outputs, os.path.join(output_dir, "predictions", split))
             baseline = _baseline(family, split) if evaluation.labelled else {}
             made = reports.make(task.name, split, evaluation, outputs, baseline)
-            found[split] = made | {"model": task.init_from, "data_dir": task.data_dir}
+            found[split] = made | {"model": task.init_from, "files": family.files(split)}
             reports.write(found[split], output_dir)
     return found
 
@@ -192,7 +192,7 @@ def _json_object(line, place):
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: no JSON ({error}).") from error
     if not isinstance(row, dict):
-        raise UserError(f"{place}: not a JSON object, as {{\"text\": ...}} is one.")
+        raise UserError(f'{place}: not a JSON object, as {{"text": ...}} is one.')
     return row
 
 
@@ -253,21 +253,22 @@ def in_batches(call, texts, batch_size=32, watch=None):
         watch: is called after each batch with the number of its texts.
 
     Returns:
-        name -> array [n, ...].
+        name -> list of n arrays, one a text.
     """
     columns = {name: [text.encode("utf-8") for text in each] for name, each in texts.items()}
     # Bytes, not tokens: close enough, and known before the tokenizer, which is in the graph, runs.
     lengths = np.sum([[len(text) for text in each] for each in columns.values()], axis=0)
-    order = np.argsort(-lengths, kind="stable")
-    parts = []
+    order, found = np.argsort(-lengths, kind="stable"), {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = {name: tf.constant([each[i] for i in chosen]) for name, each in columns.items()}
-        parts.append({name: value.numpy() for name, value in call(**batch).items()})
+        for name, values in call(**batch).items():
+            rows = found.setdefault(name, [None] * len(order))
+            for i, value in zip(chosen, values.numpy(), strict=True):
+                rows[i] = value
         if watch:
             watch(len(chosen))
-    back = np.argsort(order, kind="stable")
-    return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+    return found
 
 
 def label(served, table, batch_size=32, watch=None):
@@ -298,6 +299,8 @@ def _plain(value, labels):
     """A value as JSON holds it; probabilities by the names of the classes."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if value.dtype == object:  # several labels, and what fills them up in a batch
+        return [each.decode("utf-8") for each in value if each]
     if np.ndim(value) == 1 and np.issubdtype(value.dtype, np.floating):
         names = labels or [str(i) for i in range(len(value))]
         return {k: round(float(v), 6) for k, v in zip(names, value, strict=True)}
@@ -392,7 +395,7 @@ class TableWriter:
         self._csv = csv.writer(file, lineterminator="\n")
 
     def write(self, row):
-        """Writes a dict; in CSV and TSV {"p": {"a": 1}} is a column p_a."""
+        """Writes a dict; in CSV and TSV each class's probability is a column, probability_NAME."""
         if self.format == "jsonl":
             self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
             return
@@ -417,5 +420,7 @@ def _flat(row):
     for name, value in row.items():
         if isinstance(value, dict) and name == "probabilities":
             yield from ((f"probability_{key}", each) for key, each in value.items())
+        elif isinstance(value, list) and name == "labels":
+            yield name, ",".join(value)
         else:
             yield name, value

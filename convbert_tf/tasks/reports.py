@@ -5,13 +5,14 @@ A report is a dict as JSON holds it. What it has:
     task, split, examples   what was predicted
     metrics, baseline       name -> score of the model, and without a model; empty without labels
     classes                 a dict a class: label, precision, recall, f1, support (examples of the
-                            class), predicted (examples that were taken for it)
+                            class), predicted (examples that were taken for it); one a label
+                            where a text has several
     confusion               {"labels": names, "matrix": rows of true classes, columns of predicted}
     mistakes                a dict each, the worst first: example (its number in the file, from 0),
                             its texts, label, prediction, and how sure or how far off the model was
 
-A family's evaluation gives the last three by `report(outputs)`; `of_classes` and `of_scores` make
-them. Without classes there is no confusion, and without labels none of the three.
+A family's evaluation gives the last three by `report(outputs)`; `of_...` make them. Without
+classes there is no confusion, and without labels none of the three.
 """
 
 import os
@@ -31,6 +32,27 @@ _LONGEST_TEXT = 300  # characters of a text in a table
 # --- what is in a report ---
 
 
+def of_sentences(task, examples, labels, logits):
+    """What a report has beside the metrics, of a task of sentences.Task.
+
+    Args:
+        task: says what the labels are.
+        examples: n of sentences.Example.
+        labels: [n] class ids or scores, or bool [n, C] where a text has several.
+        logits: [n, C] of the model.
+    """
+    pairs = task.text_b is not None
+    texts = [
+        {"text_a": each.text_a, "text_b": each.text_b} if pairs else {"text": each.text_a}
+        for each in examples
+    ]
+    if task.is_regression:
+        return of_scores(labels, task.scores(np.clip(logits[:, 0], 0, 1)), texts)
+    if task.multi_label:
+        return of_several_labels(labels, tf.sigmoid(logits).numpy(), task.labels, texts)
+    return of_classes(labels, tf.nn.softmax(logits).numpy(), task.labels, texts)
+
+
 def of_classes(labels, probabilities, names, texts):
     """`classes`, `confusion` and `mistakes` of a classification.
 
@@ -43,30 +65,39 @@ def of_classes(labels, probabilities, names, texts):
     from sklearn import metrics  # it takes a second to import
 
     labels, predictions = np.asarray(labels), np.argmax(probabilities, axis=1)
-    ids = range(len(names))
-    scores = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=ids, zero_division=0.0
-    )
-    matrix = metrics.confusion_matrix(labels, predictions, labels=ids)
-    columns = [*np.asarray(scores).tolist(), matrix.sum(axis=0).tolist()]
-    fields = ("precision", "recall", "f1", "support", "predicted")
-    classes = [
-        {"label": name} | dict(zip(fields, row, strict=True))
-        for name, *row in zip(names, *columns, strict=True)
-    ]
-    for each in classes:
-        each["support"] = int(each["support"])
+    matrix = metrics.confusion_matrix(labels, predictions, labels=range(len(names)))
     sure = np.max(probabilities, axis=1)
     wrong = np.flatnonzero(labels != predictions)
     mistakes = [
-        {"example": int(i)}
-        | texts[i]
-        | {"label": names[labels[i]], "prediction": names[predictions[i]]}
-        | {"probability": round(float(sure[i]), 6)}
+        _mistake(i, texts[i], names[labels[i]], names[predictions[i]], probability=sure[i])
         for i in wrong[np.argsort(-sure[wrong], kind="stable")][:NUM_MISTAKES]
     ]
-    confusion = {"labels": list(names), "matrix": matrix.tolist()}
-    return {"classes": classes, "confusion": confusion, "mistakes": mistakes}
+    return {
+        "classes": _classes(labels, predictions, names, matrix.sum(axis=0)),
+        "confusion": {"labels": list(names), "matrix": matrix.tolist()},
+        "mistakes": mistakes,
+    }
+
+
+def of_several_labels(labels, probabilities, names, texts):
+    """`classes` and `mistakes` where a text has any number of labels; as `of_classes`.
+
+    `labels` are bool [n, C]. A mistake's probability is that of its surest wrong yes or no.
+    """
+    labels, predictions = np.asarray(labels, bool), probabilities > 0.5
+    sure = np.maximum(probabilities, 1 - probabilities) * (labels != predictions)
+    sure = sure.max(axis=1)
+    mistakes = [
+        _mistake(i, texts[i], *(_joined(names, x[i]) for x in (labels, predictions)), sure=sure[i])
+        for i in np.argsort(-sure, kind="stable")[:NUM_MISTAKES]
+        if sure[i] > 0
+    ]
+    classes = _classes(labels, predictions, names, predictions.sum(axis=0))
+    return {"classes": classes, "mistakes": mistakes}
+
+
+def _joined(names, chosen):
+    return ", ".join(names[i] for i in np.flatnonzero(chosen))
 
 
 def of_scores(labels, predictions, texts):
@@ -79,13 +110,42 @@ def of_scores(labels, predictions, texts):
     labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
     errors = np.abs(predictions - labels)
     mistakes = [
-        {"example": int(i)}
-        | texts[i]
-        | {"label": round(float(labels[i]), 4), "prediction": round(float(predictions[i]), 4)}
-        | {"error": round(float(errors[i]), 4)}
+        _mistake(i, texts[i], _rounded(labels[i]), _rounded(predictions[i]), error=errors[i])
         for i in np.argsort(-errors, kind="stable")[:NUM_MISTAKES]
     ]
     return {"mistakes": mistakes}
+
+
+def _mistake(number, texts, label, prediction, **measure):
+    said = {"label": label, "prediction": prediction}
+    measure = {name: _rounded(value) for name, value in measure.items()}
+    return {"example": int(number)} | texts | said | measure
+
+
+def _rounded(value):
+    return round(float(value), 6)
+
+
+def _classes(labels, predictions, names, predicted):
+    """A dict a class; labels and predictions as scikit-learn takes them."""
+    from sklearn import metrics
+
+    scores = metrics.precision_recall_fscore_support(
+        labels, predictions, labels=range(len(names)), zero_division=0.0
+    )
+    return [
+        {
+            "label": name,
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+            "predicted": int(number),
+        }
+        for name, precision, recall, f1, support, number in zip(
+            names, *scores, predicted, strict=True
+        )
+    ]
 
 
 def make(task_name, split, evaluation, outputs, baseline=None):
@@ -132,7 +192,7 @@ def show(report):
 def markdown(report):
     """The report as a page."""
     lines = [f"# {report['task']}, {report['split']}: {report['examples']:,} examples", ""]
-    lines += [f"- {name}: {report[name]}" for name in ("model", "data_dir") if name in report]
+    lines += [f"- {name}: {report[name]}" for name in ("model", "files") if name in report]
     if not report["metrics"]:
         return "\n".join([*lines, "", "No scores: this split has no labels."])
     baseline = report["baseline"]
