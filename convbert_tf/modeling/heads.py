@@ -83,16 +83,6 @@ class _Head(keras.Model):
             _say_dropped(source, "; ".join(changes) or f"it is a {type(model).__name__}")
         return new
 
-    @classmethod
-    def misfit(cls, model, **options):
-        """Why the head of `model` is none of this class with `options`, or "" if it is one."""
-        if not isinstance(model, cls):
-            return f"it is a {type(model).__name__}, not a {cls.__name__}"
-        old = model._options()
-        asked = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-        differing = [key for key in cls._SAME if key in asked and asked[key] != old[key]]
-        return "; ".join(f"its {key}: {old[key]!r}, not {asked[key]!r}" for key in differing)
-
     def _options(self):
         """All options of the constructor but the encoder."""
         return {key: value for key, value in self.get_config().items() if key != "encoder"}

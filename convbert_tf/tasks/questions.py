@@ -7,6 +7,7 @@ import os
 
 from convbert_tf.console import UserError
 from convbert_tf.data import records
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
 from convbert_tf.tasks import reports, squad, squad_decoding
 
@@ -49,7 +50,7 @@ class Questions:
         return QuestionAnswerer.start_from(model, self.config.init_from, **options)
 
     def misfit(self, model):
-        return QuestionAnswerer.misfit(model, **self._kind())
+        return presets.misfit(model, QuestionAnswerer, **self._kind())
 
     def _kind(self):
         kind = {"answerable": self.version2}

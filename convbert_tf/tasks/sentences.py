@@ -14,6 +14,7 @@ import numpy as np
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import atomic_path
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.tasks import reports
 
@@ -346,7 +347,7 @@ class Sentences:
         return TextClassifier.start_from(model, self.config.init_from, **options)
 
     def misfit(self, model):
-        return TextClassifier.misfit(model, **self._classes())
+        return presets.misfit(model, TextClassifier, **self._classes())
 
     def _classes(self):
         labels, several = self.task.labels, self.task.multi_label
