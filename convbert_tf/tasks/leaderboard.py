@@ -127,11 +127,10 @@ def _one(experiment, source):
     path, now = os.path.join(model_dir, _RESULT_FILE), _describe(experiment, source)
     if os.path.exists(path):
         result = files.read_json(path, "a result of tools/glue.py", dict)
-        changed = [key for key in now if result.get("of", {}).get(key) != now[key]]
-        if changed:
+        if changed := list(_changes(result.get("of", {}), now)):
             raise UserError(
-                f"{model_dir} holds a run with another {', '.join(changed)}: name another "
-                "model_dir, or remove it."
+                f"{model_dir} holds a run that was of something else ({'; '.join(changed)}): name "
+                "another model_dir, or remove it."
             )
         say(f"kept from an earlier run: {model_dir}")
     else:
@@ -161,6 +160,18 @@ def _describe(experiment, source):
     data = identity.hashes([path for split in ("train", "dev") for path in source.files(split)])
     model = identity.hashes([os.path.join(init_from, config.CONFIG_FILE)])
     return {"settings": settings, "data": data, "preset": model}
+
+
+def _changes(before, now):
+    """'key: before -> now' of each value in which two such descriptions differ."""
+    for part, values in now.items():
+        old = before.get(part, {})
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from _changes({key: old.get(key, {})}, {key: value})
+            elif old.get(key) != value:
+                hashed = part in ("data", "preset")
+                yield f"{key} has changed" if hashed else f"{key}: {old.get(key)} -> {value}"
 
 
 def _predict_tests(experiment, source, done):
@@ -310,10 +321,10 @@ def submission_problems(path):
             if f"{stem}.tsv" in names:
                 lines = zipped.read(f"{stem}.tsv").decode("utf-8").split("\n")
                 problems += [f"{stem}.tsv {p}" for p in _file_problems(lines, task, number)]
-            else:
-                problems.append(f"{stem}.tsv is missing")
-    known = {f"{stem}.tsv" for stem in SUBMISSION}
-    return problems + [f"{name} is not asked for" for name in sorted(names - known)]
+    known = [f"{stem}.tsv" for stem in SUBMISSION]
+    if missing := [name for name in known if name not in names]:
+        problems.append(f"it lacks {', '.join(missing)}")
+    return problems + [f"{name} is not asked for" for name in sorted(names.difference(known))]
 
 
 def _file_problems(lines, task, number):
