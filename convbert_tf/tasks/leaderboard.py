@@ -286,6 +286,7 @@ def beside_published(report, size):
     ours = "-" if found["missing"] else f"{found['score']:.1f}"
     lines.append(f"{'average':10} {ours:>10} {theirs:>20}")
     shown = ", ".join(f"{value} after {updates} updates" for updates, value in averages.items())
+    lines = [line.rstrip() for line in lines]
     return [*lines, f"ConvBERT-{size} in its paper, average on the test sets: {shown}"]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import os
@@ -340,7 +341,7 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         return texts_of(rows(path, format, header), columns, name)
 
     # A pipe, such as standard input, cannot be read twice.
-    total = _count(table(), keep, name) if os.path.isfile(path) else None
+    total = _count(table(), keep, name, target[1]) if os.path.isfile(path) else None
     progress = Progress("predictions", total, "rows", stream=sys.stderr)
     done = 0
 
@@ -357,11 +358,13 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
     return done
 
 
-def _count(table, keep, name):
-    """The number of rows of a table, which is read to its end."""
-    number = 0
+def _count(table, keep, name, format):
+    """The number of rows of a table, which is read to its end; refuses what cannot be kept."""
+    number, trial = 0, TableWriter(io.StringIO(), format)
     for number, (_, row) in enumerate(table, 1):  # noqa: B007
-        _kept(row, keep, {}, name)
+        trial.write(_kept(row, keep, {}, name))
+        trial.file.seek(0)
+        trial.file.truncate()
     if not number:
         raise UserError(f"{name} holds no rows.")
     return number
@@ -403,6 +406,8 @@ class TableWriter:
         if self._columns is None:
             self._columns = list(flat)
             self._line(self._columns)
+        if more := [column for column in flat if column not in self._columns]:
+            raise UserError(f"not all rows have {more[0]!r}: write JSON lines, or do not keep it.")
         self._line([flat.get(column, "") for column in self._columns])
 
     def _line(self, fields):
