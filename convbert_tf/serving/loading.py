@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (its ops are in the graph of a SavedModel)
 
@@ -11,6 +13,13 @@ from convbert_tf.console import UserError
 from convbert_tf.files import is_address, read_json
 from convbert_tf.serving.saved_model import SIGNATURE_FILE, make_server
 from convbert_tf.weights.presets import preset_of
+
+_WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+def estimated_lengths(texts):
+    """About how many tokens each of `texts` has, without its tokenizer: [n]."""
+    return np.array([len(_WORDS.findall(text)) + len(text) / 40 for text in texts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +31,14 @@ class Served:
         labels: names of its classes, or None where it has none or they are not known.
         call: a function of string tensors [B] by these names -> dict of tensors [B, ...].
         owner: of the weights that `call` computes with; they go when it goes.
+        lengths: a function of n texts -> about how many tokens each has, [n].
     """
 
     inputs: list
     labels: list | None
     call: Callable
     owner: object
+    lengths: Callable = estimated_lengths
 
 
 def load(source, **options):
@@ -48,7 +59,11 @@ def load(source, **options):
         return _load_saved_model(source)
     server = make_server(preset_of(source), **options)
     described = server.describe()
-    return Served(described["inputs"], described.get("labels"), server.serve, server)
+
+    def lengths(texts):
+        return server.tokenizer.tokenize(texts).row_lengths().numpy()
+
+    return Served(described["inputs"], described.get("labels"), server.serve, server, lengths)
 
 
 def _load_saved_model(directory):

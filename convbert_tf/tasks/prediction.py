@@ -235,7 +235,7 @@ def texts_of(table, columns, name):
     for number, row in table:
         texts = [row.get(column) for column in columns]
         for column, text in zip(columns, texts, strict=True):
-            if not isinstance(text, str):
+            if not isinstance(text, str) or not _is_unicode(text):
                 what = f"{text!r} is no text" if column in row else f"there is {', '.join(row)}"
                 raise UserError(
                     f"{name}:{number}: no text in the column {column!r} ({what}); say in which it "
@@ -244,11 +244,16 @@ def texts_of(table, columns, name):
         yield texts, row
 
 
-def in_batches(call, texts, batch_size=32, watch=None):
+def _is_unicode(text):
+    """Whether `text` has no half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def in_batches(served, texts, batch_size=32, watch=None):
     """What a model says of `texts`, in their order, computed in batches of like lengths.
 
     Args:
-        call: as of serving.Served.
+        served: serving.Served.
         texts: name of an input -> list of n strings.
         batch_size: texts at once.
         watch: is called after each batch with the number of its texts.
@@ -256,14 +261,12 @@ def in_batches(call, texts, batch_size=32, watch=None):
     Returns:
         name -> list of n arrays, one a text.
     """
-    columns = {name: [text.encode("utf-8") for text in each] for name, each in texts.items()}
-    # Bytes, not tokens: close enough, and known before the tokenizer, which is in the graph, runs.
-    lengths = np.sum([[len(text) for text in each] for each in columns.values()], axis=0)
+    lengths = np.sum([served.lengths(each) for each in texts.values()], axis=0)
     order, found = np.argsort(-lengths, kind="stable"), {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = {name: tf.constant([each[i] for i in chosen]) for name, each in columns.items()}
-        for name, values in call(**batch).items():
+        batch = {name: tf.constant([each[i] for i in chosen]) for name, each in texts.items()}
+        for name, values in served.call(**batch).items():
             rows = found.setdefault(name, [None] * len(order))
             for i, value in zip(chosen, values.numpy(), strict=True):
                 rows[i] = value
@@ -286,7 +289,7 @@ def label(served, table, batch_size=32, watch=None):
     while chunk := list(itertools.islice(table, _CHUNK)):
         texts = zip(*(texts for texts, _ in chunk), strict=True)
         inputs = dict(zip(served.inputs, texts, strict=True))
-        outputs = in_batches(served.call, inputs, batch_size, watch)
+        outputs = in_batches(served, inputs, batch_size, watch)
         names = sorted(outputs.keys() - {"logits"}, key=_place)
         for i, (_, row) in enumerate(chunk):
             yield row, {name: _plain(outputs[name][i], served.labels) for name in names}
@@ -342,6 +345,8 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
 
     # A pipe, such as standard input, cannot be read twice.
     total = _count(table(), keep, name, target[1]) if os.path.isfile(path) else None
+    # The first call traces the model, which would spoil the progress line's rate.
+    served.call(**{each: tf.constant([""]) for each in served.inputs})
     progress = Progress("predictions", total, "rows", stream=sys.stderr)
     done = 0
 
