@@ -28,6 +28,8 @@ _SPANS = {
     "start_top_log_probs": tf.float32,
     "end_top_log_probs": tf.float32,
 }
+# Beside a SavedModel: its inputs, its labels, the lengths that it was exported with.
+SIGNATURE_FILE = "signature.json"
 
 
 def export(preset_dir, output_dir, max_seq_length=None, **options):
@@ -49,6 +51,23 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
+    server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
+    try:
+        with undone_on_error(partial):
+            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            write_json(os.path.join(partial, SIGNATURE_FILE), described)
+            os.replace(partial, output_dir)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+
+
+def make_server(preset_dir, **given):
+    """The ClassifierServer or QuestionAnswererServer of a fine-tuned preset.
+
+    Args and errors as for `export`.
+    """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
     kind = next((server for head, server in _SERVERS.items() if isinstance(model, head)), None)
@@ -59,7 +78,6 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
         )
     vocabulary = presets.vocabulary(directory)
     presets.check_vocabulary(vocabulary.path, model)
-    given = {"max_seq_length": max_seq_length} | options
     options = {"max_seq_length": model.encoder.config.max_position_embeddings}
     options |= presets.serving(directory)
     if kind is TaggerServer and not options.get("pair"):  # as a TextPreprocessor tells it
@@ -69,16 +87,7 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
-    partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
-    try:
-        with undone_on_error(partial):
-            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-            described = server.describe() | {"unicode_version": UNICODE_VERSION}
-            write_json(os.path.join(partial, "signature.json"), described)
-            os.replace(partial, output_dir)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+    return kind(model, WordPieceTokenizer(*vocabulary), **options)
 
 
 class ClassifierServer(tf.Module):

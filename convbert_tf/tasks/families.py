@@ -10,11 +10,15 @@ A family has
     evaluation_splits() names of the splits that a run is scored on, the one that counts first
     check(batch_size)   refuses files that cannot be read, or that do not fill a batch to train on
     make_model(model)   a model with the family's head on the encoder of `model`
+    misfit(model)       why the head of `model` is not the task's, or ""
     serving()           options of serving.export, to answer as the task is scored
     write_training_records(path)    writes the records; returns their number
     evaluation(split, work_dir)     what of a split is to be predicted, with
         serialized          its records, numbered by their `example_id`
+        num_examples        how many it predicts
+        labelled            whether it has labels; without them there is no score and no report
         score(outputs)      metrics of a model's outputs for them
+        report(outputs)     what a report has beside the metrics: classes, confusion, mistakes
         write(outputs, directory)   predictions in the family's own form of a file
     baseline(split)     metrics that need no model, to compare with
 """

@@ -21,7 +21,7 @@ from convbert_tf.data import input_pipeline
 from convbert_tf.files import write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.tasks import families
+from convbert_tf.tasks import families, reports
 from convbert_tf.tasks.prediction import Predictor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, identity, loop, scores, strategies
@@ -64,7 +64,8 @@ class _Evaluator(orbit.AbstractEvaluator):
         self.predict = Predictor(model, strategy)
         splits = family.evaluation_splits()
         self.evaluations = {split: family.evaluation(split, work_dir) for split in splits}
-        self.baseline = _by_split({split: family.baseline(split) for split in splits})
+        self.baselines = {split: family.baseline(split) for split in splits}
+        self.baseline = _by_split(self.baselines)
 
     def evaluate(self, num_steps=-1):
         task, options = self.experiment.task, self.experiment.training
@@ -73,8 +74,11 @@ class _Evaluator(orbit.AbstractEvaluator):
             outputs = self.predict(
                 evaluation.serialized, self.family.schema, options.batch_size, task.max_seq_length
             )
-            results[split] = evaluation.score(outputs)
+            report = reports.make(task.name, split, evaluation, outputs, self.baselines[split])
+            results[split] = report["metrics"]
             evaluation.write(outputs, os.path.join(options.model_dir, "predictions"))
+            # Orbit's summary writer is the default one here.
+            reports.write(report, os.path.join(options.model_dir, "reports"))
         report = {"metrics": _by_split(results), "baseline": self.baseline}
         write_json(os.path.join(options.model_dir, scores.RESULTS_FILE), report)
         return report["metrics"]
@@ -92,8 +96,8 @@ def _by_split(metrics):
 def run(experiment, allow_config_change=False):
     """Fine-tunes as `experiment` (FinetuningExperiment) says; returns the dev set's metrics.
 
-    Leaves in `model_dir`: checkpoints and TensorBoard logs, predictions/, eval_results.json and
-    preset/, the fine-tuned model with its vocabulary.
+    Leaves in `model_dir`: checkpoints and TensorBoard logs, predictions/, reports/,
+    eval_results.json and preset/, the fine-tuned model with its vocabulary.
     """
     _require_paths(experiment.task, experiment.training)
     options = experiment.training

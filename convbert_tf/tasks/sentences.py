@@ -14,7 +14,9 @@ import numpy as np
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import atomic_path
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.tasks import reports
 
 _SPLITS = {
     "train": ("train.tsv", "train"),
@@ -341,10 +343,15 @@ class Sentences:
 
     def make_model(self, model):
         """A classifier on the encoder of `model`; with its head if that has this task's labels."""
-        labels, dropout = self.task.labels, self.config.classifier_dropout
-        options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
-        options["multi_label"] = self.task.multi_label
+        options = self._classes() | {"dropout": self.config.classifier_dropout}
         return TextClassifier.start_from(model, self.config.init_from, **options)
+
+    def misfit(self, model):
+        return presets.misfit(model, TextClassifier, **self._classes())
+
+    def _classes(self):
+        labels, several = self.task.labels, self.task.multi_label
+        return {"num_classes": len(labels) or 1, "labels": labels or None, "multi_label": several}
 
     def serving(self):
         settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
@@ -374,11 +381,13 @@ class SentencesEvaluation:
 
     Attributes:
         serialized: its records.
+        labelled: whether its examples have labels.
     """
 
     def __init__(self, task, examples, serialized, split="dev"):
         self.task, self.examples, self.serialized = task, examples, serialized
-        self.split = split
+        self.split, self.num_examples = split, len(examples)
+        self.labelled = any(example.label is not None for example in examples)
 
     def predictions(self, outputs):
         """Class ids int [n], bool [n, C] or scores float [n] of the `outputs` for the records."""
@@ -388,10 +397,17 @@ class SentencesEvaluation:
         return logits > 0 if self.task.multi_label else np.argmax(logits, axis=-1)
 
     def score(self, outputs):
+        bare = [example.example_id for example in self.examples if example.label is None]
+        if bare:
+            raise UserError(f"{self.task.name}: example {bare[0]} has no label, but others have.")
         predictions = self.predictions(outputs)
         if self.task.is_regression:
             predictions = self.task.scores(predictions)
         return metrics(self.task, predictions, label_array(self.task, self.examples))
+
+    def report(self, outputs):
+        labels, logits = label_array(self.task, self.examples), outputs["logits"]
+        return reports.of_sentences(self.task, self.examples, labels, logits)
 
     def write(self, outputs, directory):
         task, split = self.task, self.split

@@ -139,8 +139,12 @@ def test_classifier_learns_and_is_left_as_a_preset(preset, cola, tmp_path):
     model = TextClassifier.from_preset(str(tmp_path / "preset"))
     assert model.labels == ["0", "1"]
     assert presets.vocab_file(str(tmp_path / "preset"))
-    (train, _), (dev, _) = (runs.read_events(tmp_path / part) for part in ("train", "eval"))
+    (train, _), (dev, shown) = (runs.read_events(tmp_path / part) for part in ("train", "eval"))
     assert set(dev) == {"metrics/mcc", "metrics/accuracy"}
+    assert {"confusion/dev", "classes/dev"} <= shown
+    report = json.loads((tmp_path / "reports" / "dev.json").read_text())
+    assert report["metrics"] == pytest.approx(results)
+    assert sum(each["support"] for each in report["classes"]) == report["examples"] == 40
     assert {"loss/loss", "optimizer/learning_rate"} < set(train)
     # A finished run that is started again trains no further, and gives what it gave.
     assert finetuning.run(experiment) == pytest.approx(results)
