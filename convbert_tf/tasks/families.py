@@ -4,6 +4,7 @@ A family has
 
     schema              of its records (data/records.py)
     metric_names        of its scores, the one that counts first
+    main_metric         the one by which the best step and the best run are chosen
     loss_options        for the model's `example_losses`
     files(split)        paths of the files that are read for a split
     evaluation_splits() names of the splits that a run is scored on, the one that counts first
@@ -15,6 +16,8 @@ A family has
         serialized          its records, numbered by their `example_id`
         score(outputs)      metrics of what a model says of them
         write(outputs, directory)   predictions in the family's own form of a file
+        ensemble(outputs)   one model's outputs from a list of several's; missing where they have
+                            no mean
     baseline(split)     metrics that need no model, to compare with
 """
 

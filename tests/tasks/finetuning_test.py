@@ -187,14 +187,14 @@ def model_at_start(monkeypatch):
 def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
     preset, cola, tmp_path, monkeypatch, steps, epochs, expected
 ):
-    lengths = []
-    monkeypatch.setattr(
-        finetuning.loop, "fit", lambda task, options, steps, *_, **__: lengths.append(steps) or {}
-    )
+    def fit(task, options, num_train_steps, *_, **__):
+        raise UserError(f"{num_train_steps} steps")
+
+    monkeypatch.setattr(finetuning.loop, "fit", fit)
     experiment = make_experiment(preset, cola, tmp_path, epochs=epochs)
     training = dataclasses.replace(experiment.training, num_train_steps=steps)
-    finetuning.run(dataclasses.replace(experiment, training=training))
-    assert lengths == [expected]
+    with pytest.raises(UserError, match=f"^{expected} steps$"):
+        finetuning.run(dataclasses.replace(experiment, training=training))
 
 
 @pytest.mark.parametrize(
