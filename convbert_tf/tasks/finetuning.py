@@ -70,7 +70,7 @@ class _Evaluator(orbit.AbstractEvaluator):
         self.predict = Predictor(model, strategy)
         splits = family.evaluation_splits()
         self.evaluations = {split: family.evaluation(split, work_dir) for split in splits}
-        self.baseline = _by_split({split: family.baseline(split) for split in splits})
+        self.baseline = by_split({split: family.baseline(split) for split in splits})
         self.outputs = {}
 
     def evaluate(self, num_steps=-1):
@@ -81,7 +81,7 @@ class _Evaluator(orbit.AbstractEvaluator):
                 evaluation.serialized, self.family.schema, options.batch_size, task.max_seq_length
             )
             results[split] = evaluation.score(self.outputs[split])
-        return _by_split(results)
+        return by_split(results)
 
     def write(self, model_dir):
         """Writes the predictions of the last evaluation."""
@@ -98,8 +98,8 @@ def outputs_file(model_dir, split):
     return os.path.join(model_dir, PREDICTIONS, f"{split}_outputs.npz")
 
 
-def _by_split(metrics):
-    """One dict of those by split: name for "dev", name_mismatched for "dev_mismatched"."""
+def by_split(metrics):
+    """One dict of the metrics by split: name for "dev", name_mismatched for "dev_mismatched"."""
     return {
         f"{name}{split.removeprefix('dev')}": value
         for split, values in metrics.items()

@@ -203,8 +203,8 @@ class Best:
         """Saves a checkpoint if `results` of `step` are better than all before."""
         check_metric(self.metric, results)
         value = float(results[self.metric])
-        sign = -1 if self.metric.endswith("loss") else 1
-        better = self.value is None or sign * value > sign * self.value
+        direction = sign(self.metric)
+        better = self.value is None or direction * value > direction * self.value
         if not better or not math.isfinite(value):
             return
         self.value, self.step = value, step
@@ -213,6 +213,11 @@ class Best:
         self.manager.save(checkpoint_number=step, check_interval=False)
         found = {"metric": self.metric, "value": value, "step": step}
         write_json(self.path, found | ({"settings": self.settings} if self.settings else {}))
+
+
+def sign(metric):
+    """1 if the highest value of the metric is the best, -1 if the lowest is: that of a loss."""
+    return -1 if metric.endswith("loss") else 1
 
 
 def _remove_all(directory, path):
