@@ -426,3 +426,20 @@ def test_changed_training_data_are_told_and_learned_of(preset, cola, tmp_path, c
     capsys.readouterr()
     train()
     assert "is finished" in capsys.readouterr().out
+
+
+def train_on_devices(preset, cola, model_dir, number):
+    runs.logical_cpus(int(number))
+    options = {"strategy": "mirrored", "num_train_steps": 4}
+    task = {"classifier_dropout": 0.0}  # each replica draws its own
+    finetuning.run(make_experiment(preset, cola, model_dir, training=options, **task))
+
+
+@pytest.mark.slow
+def test_several_devices_take_the_steps_of_one(preset, cola, tmp_path):
+    weights = []
+    for number in (1, 2):
+        run = tmp_path / str(number)
+        runs.in_process("tasks.finetuning_test", train_on_devices, preset, cola, run, number)
+        weights.append(runs.weights(TextClassifier.from_preset(str(run / "preset"))))
+    runs.assert_close(*weights, 1e-4)
