@@ -225,7 +225,7 @@ def _begin(experiment, start, allow_config_change, work_dir):
     saved = (experiment, model_dir, allow_config_change, start.inputs)
     identity.compare(*saved)
     step = checkpoints.latest_step(model_dir)
-    other = identity.changed_files(model_dir, "task.data_dir", start.family.files("train"))
+    other = identity.changed_files(model_dir, start.inputs, start.family.files("train"))
     if step and other:
         # Before the config is saved: a run that cannot learn of them does not take them for its.
         _write_training_records(experiment, start, train_file)

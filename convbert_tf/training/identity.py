@@ -104,10 +104,20 @@ def fingerprint(experiment, inputs):
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
-def changed_files(model_dir, key, paths):
-    """Names of those of the files `paths` that were others when the run's config was saved."""
-    before = _saved_inputs(model_dir).get(key, {"files": {}})["files"]
-    return [name for name, value in hashes(paths).items() if before.get(name, value) != value]
+def changed_files(model_dir, inputs, paths):
+    """Names of those of the files `paths` that were others when the run's config was saved.
+
+    Args:
+        model_dir: of the run.
+        inputs: as for `save_config`; `paths` are among them.
+        paths: of the files to look at.
+    """
+    before, changed = _saved_inputs(model_dir), []
+    for key, files in inputs.items():
+        old = before.get(key, {"files": {}})["files"]
+        now = hashes([path for path in files if path in paths])
+        changed += [name for name, value in now.items() if old.get(name, value) != value]
+    return changed
 
 
 def hashes(paths):
@@ -117,7 +127,7 @@ def hashes(paths):
 
 def _sha256(path):
     found = os.stat(path)
-    return _sha256_at(path, found.st_size, found.st_mtime_ns)
+    return _sha256_at(os.path.abspath(path), found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)

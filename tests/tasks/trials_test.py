@@ -213,6 +213,25 @@ def test_class_weights_that_make_no_sense_are_told(task, given, message):
         sentences.class_weights(given, glue.TASKS[task], examples(0, 1))
 
 
+def test_class_weights_reach_the_loss(preset, cola, tmp_path, monkeypatch):
+    totals = []
+
+    def fit(task, *_, **__):
+        batch = {name: np.ones((2, 8), int) for name in ("input_ids", "input_mask", "segment_ids")}
+        batch["label_ids"] = np.array([0, 1])
+        totals.append(float(task.losses(batch, training=False)[0]["task"][1]))
+        raise UserError("stop")
+
+    monkeypatch.setattr(finetuning.loop, "fit", fit)
+    for weights in ("", "0,2", "2,0", "1,1"):
+        experiment = make_experiment(preset, cola, tmp_path, class_weights=weights)
+        with pytest.raises(UserError, match="stop"):
+            finetuning.run(experiment)
+    plain, only_second, only_first, equal = totals
+    assert plain == pytest.approx(equal) == pytest.approx((only_first + only_second) / 2)
+    assert only_first != pytest.approx(only_second)
+
+
 def test_questions_have_no_class_weights(preset, tmp_path):
     for name in ("train", "dev"):
         paragraph = {"context": "the cat", "qas": [{"id": "a", "question": "who?"}]}
