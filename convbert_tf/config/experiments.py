@@ -91,6 +91,14 @@ class TaskConfig:
         "default), mcc, and of two classes f1; labels: micro_f1, macro_f1, subset_accuracy; "
         "score: pearson, spearman, mean_squared_error.",
     )
+    class_weights: str = setting(
+        "",
+        "Sentences: what an example of each class counts for in the loss. balanced: the fewer "
+        "there are of a class, the more; or a number a label: 1,3 in their order, or 0:1,1:3.",
+    )
+    num_trials: int = setting(
+        1, "Runs with the seeds training.seed, training.seed + 1 ..., each in model_dir/trial-N."
+    )
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
     doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
@@ -131,6 +139,7 @@ class TaskConfig:
             all(map(math.isfinite, scores)) and (scores[0] < scores[1] or scores == (0, 0)),
             f"min_score {scores[0]} must be below max_score {scores[1]}.",
         )
+        require_at_least_one(self, "num_trials")
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 
@@ -184,7 +193,13 @@ class TrainingConfig:
     best_metric: str = setting(
         "",
         "Metric of the evaluation whose best checkpoint is kept in best/: the lowest of a loss, "
-        "the highest of anything else. Empty: none.",
+        "the highest of anything else. Fine-tuning ends with that checkpoint's weights. none: no "
+        "metric. Empty: none, but in fine-tuning with an eval_interval the task's main metric.",
+    )
+    patience: int = setting(
+        0,
+        "Evaluations without a better best_metric after which the run stops; 0: it never does. "
+        "Needs an eval_interval.",
     )
     on_nonfinite: str = setting(
         "stop",
@@ -226,7 +241,11 @@ class TrainingConfig:
         require_not_negative(
             self,
             "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
-            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops",
+            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops patience",
+        )
+        require(
+            not self.patience or (self.eval_interval and self.best_metric != "none"),
+            "patience needs an eval_interval, and a best_metric other than none.",
         )
         require(self.warmup_proportion <= 1, "warmup_proportion must be at most 1.")
 

@@ -5,6 +5,7 @@ A family has
     config              TaskConfig, with what its data tell of it
     schema              of its records (data/records.py)
     metric_names        of its scores, the one that counts first
+    main_metric         the one by which the best step and the best run are chosen
     loss_options        for the model's `example_losses`
     files(split)        paths of the files that are read for a split
     evaluation_splits() names of the splits that a run is scored on, the one that counts first
@@ -20,6 +21,8 @@ A family has
         score(outputs)      metrics of a model's outputs for them
         report(outputs)     what a report has beside the metrics: classes, confusion, mistakes
         write(outputs, directory)   predictions in the family's own form of a file
+        ensemble(outputs)   one model's outputs from a list of several's; missing where they have
+                            no mean
     baseline(split)     metrics that need no model, to compare with
 """
 

@@ -279,6 +279,38 @@ def majority_baseline(task, train, dev):
     return metrics(task, np.array([answer] * len(dev)), label_array(task, dev))
 
 
+def class_weights(given, task, examples):
+    """What an example of each class counts for in the loss, in the order of `task.labels`.
+
+    Args:
+        given: "balanced": in inverse proportion to the classes' numbers, so that each counts for
+            the same in all, and an example for 1 on average; or numbers, "1,3" in the order of the
+            labels or "0:1,1:3".
+        task: gives the labels.
+        examples: to train on.
+    """
+    labels = task.labels
+    if not labels or task.multi_label:
+        raise UserError(f"class_weights are for classes, one a text; {task.name} has none.")
+    if given == "balanced":
+        counts = collections.Counter(example.label for example in examples)
+        mean = len(examples) / len(counts)
+        return [mean / counts[i] if counts[i] else 1.0 for i in range(len(labels))]
+    parts = [part.rpartition(":") for part in given.split(",")]
+    names = [name.strip() for name, colon, _ in parts if colon] or list(labels)
+    try:
+        weights = [float(number) for *_, number in parts]
+    except ValueError:
+        weights = []
+    right = len(weights) == len(labels) and sorted(names) == sorted(labels)
+    if not right or not all(0 <= weight < np.inf for weight in weights) or not any(weights):
+        raise UserError(
+            f"class_weights must be balanced or a number for each of the labels "
+            f"{', '.join(labels)}, as {','.join(f'{label}:1' for label in labels)}; got {given!r}."
+        )
+    return [dict(zip(names, weights, strict=True))[label] for label in labels]
+
+
 def write_submission(path, task, predictions, keys=None):
     """Writes GLUE's submission TSV: a header, then index and prediction, in test-set order.
 
@@ -307,13 +339,19 @@ class Sentences:
         tokenizer: WordPieceTokenizer.
     """
 
-    loss_options = {}
-
     def __init__(self, config, source, tokenizer):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.task = source.task
         self.schema, self.metric_names = self.task.schema, self.task.metrics
+        self.main_metric = main_metric(self.task)
         self._examples, self._splits = {}, None
+
+    @property
+    def loss_options(self):
+        given = self.config.class_weights
+        if not given:
+            return {}
+        return {"class_weights": class_weights(given, self.task, self.examples("train"))}
 
     def examples(self, split):
         """The Examples of `split`, which are read once."""
@@ -408,6 +446,18 @@ class SentencesEvaluation:
     def report(self, outputs):
         labels, logits = label_array(self.task, self.examples), outputs["logits"]
         return reports.of_sentences(self.task, self.examples, labels, logits)
+
+    def ensemble(self, outputs):
+        """The mean of the models' scores, or the logarithm of the mean of their probabilities."""
+        logits = np.stack([each["logits"] for each in outputs]).astype(np.float64)
+        if self.task.is_regression:
+            return {"logits": logits.mean(axis=0)}
+        if self.task.multi_label:
+            mean = (1 / (1 + np.exp(-logits))).mean(axis=0).clip(1e-12, 1 - 1e-12)
+            return {"logits": np.log(mean / (1 - mean))}
+        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+        return {"logits": np.log(np.maximum(probabilities.mean(axis=0), 1e-300))}
 
     def write(self, outputs, directory):
         task, split = self.task, self.split
