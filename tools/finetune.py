@@ -37,7 +37,7 @@ def main(_):
     grid.combinations(values, experiment)  # which refuses impossible ones
 
     console.load_tensorflow("orbit")
-    from convbert_tf.tasks import trials
+    from convbert_tf.workflows import trials
 
     trials.run(experiment, values, ALLOW_CONFIG_CHANGE.value)
 

@@ -10,12 +10,10 @@ import re
 from convbert_tf.config import task_name
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.data.tables import held_out
+from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
     Example,
     Task,
-    main_metric,
-    majority_baseline,
-    metrics,
     truncate_pair,
     write_records,
     write_submission,

@@ -20,9 +20,10 @@ from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.serving import saved_model, windows
-from convbert_tf.tasks import finetuning, glue, squad, squad_decoding
+from convbert_tf.tasks import glue, squad, squad_decoding
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.workflows import finetuning
 from tests.tools_test import run_tool
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"

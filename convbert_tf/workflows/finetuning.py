@@ -24,11 +24,11 @@ from convbert_tf.files import atomic_path, read_json, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.tasks import families, reports
-from convbert_tf.tasks.prediction import Predictor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, identity, loop, monitoring, scores, strategies
 from convbert_tf.weights import formats
 from convbert_tf.weights.presets import check_vocabulary
+from convbert_tf.workflows.outputs import Predictor
 
 PREDICTIONS, PRESET = "predictions", "preset"  # in model_dir
 # Of TaskConfig, what leaves the training records as they are: paths, and what only others read.

@@ -23,8 +23,8 @@ from convbert_tf import files
 from convbert_tf.config import CONFIG_FILE
 from convbert_tf.config.grid import combinations
 from convbert_tf.console import UserError, say
-from convbert_tf.tasks import finetuning
 from convbert_tf.training import checkpoints, monitoring, scores
+from convbert_tf.workflows import finetuning
 
 
 def run(experiment, grid=None, allow_config_change=False):

@@ -9,10 +9,11 @@ import pytest
 
 from convbert_tf.config import TaskConfig
 from convbert_tf.console import UserError
-from convbert_tf.tasks import finetuning, glue, sentences, trials
+from convbert_tf.tasks import glue, sentences
 from convbert_tf.training import scores
+from convbert_tf.workflows import finetuning, trials
 from tests import runs
-from tests.tasks.finetuning_test import make_cola, make_experiment, make_preset
+from tests.small_tasks import make_cola, make_experiment, make_preset
 
 
 @pytest.fixture(scope="module")

@@ -9,128 +9,15 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, finetuning_defaults
+from convbert_tf.config import FinetuningExperiment
 from convbert_tf.console import UserError
 from convbert_tf.modeling import huggingface, presets
-from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.tasks import finetuning
-from convbert_tf.tasks.rows import finetune
 from convbert_tf.training import checkpoints
+from convbert_tf.workflows import finetuning
 from tests import runs
+from tests.small_tasks import WORDS, make_experiment
 from tests.tasks import glue_test
-
-WORDS = [
-    "cat",
-    "dog",
-    "hen",
-    "cow",
-    "pig",
-    "fox",
-    "owl",
-    "bee",
-    "ant",
-    "rat",
-    "sees",
-    "likes",
-    "hears",
-    "meets",
-    "finds",
-    "keeps",
-]
-NAMES = ["ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal", "ivy", "jon", "kim", "leo"]
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "good", "bad", "who", "winner", "is"]
-VOCAB += [*WORDS, *NAMES, ".", "?"]
-MODEL = ModelConfig(
-    vocab_size=len(VOCAB),
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=64,
-    embedding_size=32,
-    max_position_embeddings=32,
-    conv_kernel_size=3,
-    initializer_range=0.1,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
-
-
-def make_preset(folder):
-    """An encoder with random weights; returns its directory."""
-    (folder / "pieces.txt").write_text("\n".join(VOCAB) + "\n")
-    encoder = ConvBertEncoder(MODEL)
-    encoder.save_to_preset(str(folder / "encoder"), str(folder / "pieces.txt"))
-    return str(folder / "encoder")
-
-
-def make_cola(folder):
-    """Sentences that are acceptable if the word "good" is in them; returns their directory."""
-    rng = random.Random(0)
-    for name, count in (("train", 128), ("dev", 40)):
-        rows = []
-        for _ in range(count):
-            label = int(rng.random() < 0.4)
-            words = rng.choices(WORDS, k=5)
-            words.insert(rng.randrange(6), "good" if label else "bad")
-            rows.append(f"me\t{label}\t\t{' '.join(words)}\n")
-        (folder / f"{name}.tsv").write_text("".join(rows))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    return make_preset(tmp_path_factory.mktemp("preset"))
-
-
-@pytest.fixture(scope="module")
-def cola(tmp_path_factory):
-    return make_cola(tmp_path_factory.mktemp("cola"))
-
-
-@pytest.fixture(scope="module")
-def squad(tmp_path_factory):
-    """Contexts in which "winner is" stands before the answer."""
-    folder, rng = tmp_path_factory.mktemp("squad"), random.Random(0)
-    for split, count in (("train", 192), ("dev", 32)):
-        paragraphs = []
-        for i in range(count):
-            answer = rng.choice(NAMES)
-            before = " ".join(rng.choices(WORDS + NAMES, k=rng.randint(1, 6)))
-            context = f"{before} winner is {answer} {' '.join(rng.choices(WORDS + NAMES, k=3))}."
-            start = len(before) + len(" winner is ")
-            qa = {"id": f"{split}{i}", "question": "who is the winner?"}
-            qa["answers"] = [{"text": answer, "answer_start": start}]
-            paragraphs.append({"context": context, "qas": [qa]})
-        content = {"version": "1.1", "data": [{"paragraphs": paragraphs}]}
-        (folder / f"{split}.json").write_text(json.dumps(content))
-    return str(folder)
-
-
-def make_experiment(preset, data_dir, model_dir, name="cola", epochs=6.0, training=None, **task):
-    return FinetuningExperiment(
-        TaskConfig(
-            name=name,
-            data_dir=data_dir,
-            init_from=preset,
-            max_seq_length=32,
-            max_query_length=8,
-            num_train_epochs=epochs,
-            beam_size=4,
-            **task,
-        ),
-        finetuning_defaults(
-            **{
-                "model_dir": str(model_dir),
-                "batch_size": 16,
-                "learning_rate": 3e-3,
-                "layerwise_lr_decay": 0.9,
-                "steps_per_loop": 20,
-                "keep_checkpoints": 5,
-            }
-            | (training or {})
-        ),
-    )
 
 
 @pytest.mark.slow
@@ -177,53 +64,6 @@ def test_question_answerer_learns(preset, squad, tmp_path, joint):
     assert len(predictions) == 2  # the answers, and the n-best lists
     model = QuestionAnswerer.from_preset(str(tmp_path / "preset"))
     assert not model.answerable and model.beam_size == 4 and model.joint is joint
-
-
-@pytest.mark.slow
-def test_several_labels_of_rows_in_memory(preset, tmp_path):
-    """From a list to a preset that answers in its labels."""
-    rng, rows = random.Random(0), []
-    for _ in range(160):
-        words, labels = rng.choices(WORDS, k=4), [w for w in ("good", "bad") if rng.random() < 0.5]
-        words += labels
-        rng.shuffle(words)
-        rows.append((" ".join(words), labels))
-    settings = {"kind": "labels", "max_seq_length": 32, "num_train_epochs": 12, "batch_size": 16}
-    settings |= {"learning_rate": 3e-3, "layerwise_lr_decay": 0.9, "held_out": 0.2}
-    results = finetune(rows, preset, str(tmp_path / "run"), **settings)
-    assert results["micro_f1"] > 0.9 and results["subset_accuracy"] > 0.8
-    model = TextClassifier.from_preset(str(tmp_path / "run" / "preset"))
-    assert model.multi_label and model.labels == ["bad", "good"]
-    # The same call gives what it gave; with other rows it is another run, of which nothing stays.
-    files = sorted((tmp_path / "run").rglob("data/*/*"))
-    assert finetune(rows, preset, str(tmp_path / "run"), **settings) == results
-    with pytest.raises(UserError, match=r"another config \(task\.train_file"):
-        finetune(rows[1:], preset, str(tmp_path / "run"), **settings)
-    assert sorted((tmp_path / "run").rglob("data/*/*")) == files and len(files) == 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "settings", "message"),
-    [
-        ([("x", "a"), ("", "b")], {}, r"^row 2 of train: the column 'text' is empty; mend or drop"),
-        ([("x", "a")] * 9, {}, "^train: there must be at least two different labels; there is 'a'"),
-        ([{"text": "x"}], {}, "train has no column 'label'; it has 'text'"),
-        ([], {}, "train has no column 'text'; it has no rows"),
-        ([("x", "y", "a"), ("x", "b")], {}, r"train\[1\] must be a dict or a tuple \(text, text_b"),
-        ([("x", "a")], {"epochs": 3}, "no setting 'epochs'; did you mean num_train_epochs?"),
-        ([("x", "a")], {"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
-        (
-            [("x", "a"), ("y", "b")],
-            {"labels": ["a", "c"]},
-            "^row 2 of train: the label 'b' is none",
-        ),
-        ("rows.xls", {}, "rows.xls is not there"),
-    ],
-)
-def test_rows_in_memory_that_are_wrong_leave_nothing(preset, tmp_path, rows, settings, message):
-    with pytest.raises(UserError, match=message):
-        finetune(rows, preset, str(tmp_path / "a" / "run"), **settings)
-    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.slow
@@ -523,6 +363,6 @@ def test_several_devices_take_the_steps_of_one(preset, cola, tmp_path):
     weights = []
     for number in (1, 2):
         run = tmp_path / str(number)
-        runs.in_process("tasks.finetuning_test", train_on_devices, preset, cola, run, number)
+        runs.in_process("workflows.finetuning_test", train_on_devices, preset, cola, run, number)
         weights.append(runs.weights(TextClassifier.from_preset(str(run / "preset"))))
     runs.assert_close(*weights, 1e-4)

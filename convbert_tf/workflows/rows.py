@@ -18,7 +18,7 @@ from convbert_tf.console import UserError
 from convbert_tf.data import tables
 from convbert_tf.files import undone_on_error, write_bytes
 from convbert_tf.tasks import own
-from convbert_tf.tasks.finetuning import run
+from convbert_tf.workflows.finetuning import run
 
 
 def finetune(train, init_from, model_dir, dev=None, **settings):
