@@ -26,7 +26,14 @@ from convbert_tf.config.overrides import (
     save,
     to_config_dict,
 )
-from convbert_tf.config.tasks import GLUE_EPOCHS, OWN_TASK, glue_task, task_name
+from convbert_tf.config.tasks import (
+    GLUE_EPOCHS,
+    OWN_TASK,
+    glue_task,
+    join_list,
+    split_list,
+    task_name,
+)
 
 __all__ = [
     "CONFIG_FILE",
@@ -46,8 +53,10 @@ __all__ = [
     "finetuning_defaults",
     "from_config_dict",
     "glue_task",
+    "join_list",
     "paths",
     "save",
+    "split_list",
     "task_name",
     "to_config_dict",
 ]

@@ -1,5 +1,8 @@
 """The names of the tasks and their usual lengths, for the files of configs/ too; no TensorFlow."""
 
+import csv
+import io
+
 from convbert_tf.console import UserError
 
 # Task of GLUE -> epochs that the original trains it for.
@@ -27,6 +30,19 @@ def task_name(name):
     key = name.lower()
     key = _ALIASES.get(key, key)
     return key if key in _NAMES else name
+
+
+def join_list(values):
+    """`values` as a setting that is a list: commas between them, quotes around one with a comma."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+def split_list(setting):
+    """The values of a setting that is a list; see `join_list`."""
+    rows = csv.reader([setting], skipinitialspace=True) if setting else []
+    return [value.strip() for row in rows for value in row]
 
 
 def glue_task(name):

@@ -49,12 +49,13 @@ class Table:
         """How to name the row of this number in a message."""
         return f"{self.path}:{number}" if self.by_line else f"{self.path}, row {number}"
 
-    def mistake(self, numbers, message, advice="mend the line, or drop it"):
+    def mistake(self, numbers, message):
         """A UserError on the rows of these numbers, the first of which `message` describes."""
         more = [str(number) for number in numbers[1:]]
         shown = f"{', '.join(more[:5])}{', ...' if len(more) > 5 else ''}"
-        rest = f" ({len(more):,} more such rows: {shown})" if more else ""
-        return UserError(f"{self.place(numbers[0])}: {message}{rest}; {advice}.")
+        rows = "row" if len(more) == 1 else "rows"
+        rest = f" ({len(more):,} more such {rows}: {shown})" if more else ""
+        return UserError(f"{self.place(numbers[0])}: {message}{rest}; mend or drop it.")
 
 
 def read(path, wanted, optional=(), delimiter=""):
@@ -163,8 +164,8 @@ def _with_header(path, found):
     for number, values in found[1:]:
         if len(values) != len(columns):
             raise UserError(
-                f"{path}:{number}: {len(values)} values for {len(columns)} columns: put quotes "
-                "around values that hold the delimiter or a line end (.csv), or mend the line."
+                f"{path}:{number}: {len(columns)} columns, but {len(values)} in this row: put "
+                "quotes around a value that holds the delimiter or a line end (.csv), or mend it."
             )
         rows.append((number, dict(zip(columns, values, strict=True))))
     return columns, rows

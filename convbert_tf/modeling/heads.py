@@ -216,8 +216,7 @@ class _Classifier(_Head):
 class TextClassifier(_Classifier):
     """Classifies a text or a pair of texts: first token -> dropout -> Dense(num_classes).
 
-    With num_classes=1 it is a regressor (STS-B). With `multi_label` a text has any number of the
-    labels: each logit is that of one label, and a label applies where it is above 0.
+    With num_classes=1 it is a regressor (STS-B).
 
     Args:
         encoder: ConvBertEncoder.
@@ -226,7 +225,7 @@ class TextClassifier(_Classifier):
         labels: names of the classes, or None.
         hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
             encoder's activation -> dropout -> Dense(num_classes).
-        multi_label: whether a text may have several labels, or none.
+        multi_label: whether a text has any number of the labels, those whose logit is above 0.
 
     Call: the encoder's inputs -> logits float32 [B, num_classes].
 
@@ -236,16 +235,9 @@ class TextClassifier(_Classifier):
     _SAME = (*_Classifier._SAME, "hidden_layer", "multi_label")
 
     def __init__(
-        self,
-        encoder,
-        num_classes,
-        dropout=0.1,
-        labels=None,
-        hidden_layer=False,
-        multi_label=False,
-        **kwargs,
+        self, encoder, num_classes, *args, hidden_layer=False, multi_label=False, **kwargs
     ):
-        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
+        super().__init__(encoder, num_classes, *args, **kwargs)
         check_multi_label(multi_label, self.num_classes)
         self.hidden_layer, self.multi_label = hidden_layer, multi_label
         if hidden_layer:
@@ -261,10 +253,9 @@ class TextClassifier(_Classifier):
         return self.logits(features)
 
     def example_losses(self, logits, batch):
-        """Loss of each example [B].
+        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them.
 
-        Cross-entropy of `label_ids` [B]; for a regressor the squared error to them; with
-        `multi_label` the sum of the cross-entropies of all labels, `label_ids` [B, C] being 0 or 1.
+        With `multi_label` the sum of each label's, for `label_ids` [B, C] of 0 and 1.
         """
         if self.multi_label:
             labels = ops.cast(batch["label_ids"], "float32")
@@ -274,8 +265,8 @@ class TextClassifier(_Classifier):
         return cross_entropy(logits, batch["label_ids"])
 
     def get_config(self):
-        own = {"hidden_layer": self.hidden_layer, "multi_label": self.multi_label}
-        return super().get_config() | own
+        names = ("hidden_layer", "multi_label")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable("convbert_tf")

@@ -12,12 +12,11 @@ to train on and to score, and said.
 
 import ast
 import collections
-import csv
 import dataclasses
 import functools
-import io
 import math
 
+from convbert_tf.config import join_list, split_list
 from convbert_tf.console import UserError, say
 from convbert_tf.data import tables
 from convbert_tf.tasks.sentences import Example, Task
@@ -43,26 +42,13 @@ _SPLITS = {
 _FEW_ROWS = 20
 
 
-def join(values):
-    """`values` as a setting that is a list: commas between them, quotes around one with a comma."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
-
-
-def split(setting):
-    """The values of a setting that is a list; see `join`."""
-    rows = list(csv.reader([setting], skipinitialspace=True)) if setting else []
-    return [value.strip() for row in rows for value in row]
-
-
 def as_json_lines(config, data, what):
     """The columns of `data` (see `tables.records`) that the TaskConfig names, as JSON lines.
 
     Raises:
         UserError: `data` has no rows, or lacks a column; `what` names it.
     """
-    names = [config.text_column, *filter(None, [config.text_b_column]), config.label_column]
+    names = [*_text_columns(config), config.label_column]
     rows = tables.records(data, names, what)
     found = dict.fromkeys(name for row in rows for name in row)
     missing = [name for name in names if name not in found]
@@ -77,7 +63,7 @@ class Tables:
 
     Args:
         config: TaskConfig. Without a `train_file`, as for a model that is there already, its
-            labels or scores must be given.
+            labels or the range of its scores must be given.
 
     Attributes:
         config: with labels, or the range of the scores, and metrics.
@@ -88,66 +74,50 @@ class Tables:
     """
 
     def __init__(self, config):
-        self._given = config
-        self._rows = self._split_rows() if config.train_file else {}
-        if config.dev_file and not config.train_file:
-            self._rows["dev"] = self._read(config.dev_file)
-        scored = [rows for name, rows in self._rows.items() if name != "test"]
-        if config.kind == "score":
-            found = _with_range(config, scored)
-        else:
-            found = _with_labels(config, scored)
-        self.config = dataclasses.replace(found, metrics=join(_metrics(found)))
+        scored = [_Rows.read(config, path) for path in _scored_files(config)]
+        by_column = bool(config.train_file and config.split_column)
+        test = [scored[0].part("test")] if by_column else []
+        scored = [scored[0].without("test"), *scored[1:]] if by_column else scored
+        found = _with_range(config, scored) if config.kind == "score" else None
+        found = found or _with_labels(config, scored)
+        self.config = dataclasses.replace(found, metrics=join_list(_metrics(found)))
         self.task = _task(self.config)
-        self._say()
+        parse = functools.partial(_parse, self.task)
+        self._rows = self._parts([rows.with_labels(parse) for rows in scored])
+        if test and test[0]:
+            self._rows["test"] = test[0].with_labels(parse, optional=True)
+        if config.train_file:
+            self._say()
 
-    # --- which rows ---
-
-    def _read(self, path, labels_optional=False):
-        config = self._given
-        wanted = [config.text_column, *filter(None, [config.text_b_column])]
-        optional = [config.label_column] if labels_optional else []
-        wanted += [] if labels_optional else [config.label_column]
-        own_split = config.split_column if path == config.train_file else ""
-        wanted += filter(None, [config.id_column, own_split])
-        table = tables.read(path, list(dict.fromkeys(wanted)), optional, config.delimiter)
-        return _Rows(config, table).checked()
-
-    def _split_rows(self):
-        """Split -> _Rows of the training file and the dev file."""
-        config = self._given
-        if config.split_column and config.dev_file:
-            raise UserError("set split_column or dev_file, not both.")
-        whole = self._read(config.train_file, labels_optional=bool(config.split_column))
+    def _parts(self, scored):
+        """Split -> _Rows of those of the files to train on and to score."""
+        config = self.config
+        if not config.train_file:
+            return dict(zip(("dev",), scored, strict=False))
         if config.dev_file:
-            return {"train": whole, "dev": self._read(config.dev_file)}
-        parts = {"train": whole}
-        if config.split_column:
-            parts = whole.by_column()
-            if "train" not in parts:
-                raise UserError(
-                    f"{config.train_file}: no row has train in its column {config.split_column!r}."
-                )
-        return parts if "dev" in parts else parts | parts["train"].held_out()
+            return dict(zip(("train", "dev"), scored, strict=True))
+        if not config.split_column:
+            return scored[0].held_out()
+        parts = {name: scored[0].part(name) for name in ("train", "dev")}
+        if not parts["train"]:
+            raise UserError(
+                f"{config.train_file}: no row has train in its column {config.split_column!r}."
+            )
+        return parts if parts["dev"] else parts["train"].held_out()
 
     def _say(self):
-        config, rows = self.config, self._rows
-        if "train" not in rows:
-            return
-        files = [config.train_file, *filter(None, [config.dev_file])]
+        config, train, dev = self.config, self._rows["train"], self._rows["dev"]
+        files = " and ".join(_scored_files(config))
         rule = ""
-        if not config.dev_file and not rows["dev"].named:
+        if train.is_held_out:
             rule = f" (held out: {config.held_out:g} of the rows, by a hash of their texts)"
-        say(
-            f"{len(rows['train']):,} rows to train on, {len(rows['dev']):,} to score{rule}, of "
-            f"{' and '.join(files)}"
-        )
+        say(f"{len(train):,} rows to train on, {len(dev):,} to score{rule}, of {files}")
         if self.task.is_regression:
             say(f"scores from {config.min_score:g} to {config.max_score:g}")
         else:
-            _say_labels(self.task, self.examples("train"))
-        texts = {row.texts for row in rows["train"]}
-        if both := sum(row.texts in texts for row in rows["dev"]):
+            _say_labels(self.task, [row.label for row in train])
+        texts = {row.texts for row in train}
+        if both := sum(row.texts in texts for row in dev):
             say(f"{both:,} of the rows to score have texts that are trained on: scores flatter")
 
     # --- as a source ---
@@ -158,38 +128,67 @@ class Tables:
 
     def files(self, split):
         """Paths of the files that hold `split`."""
-        given = getattr(self.config, f"{split}_file", "")
-        path = given or (self.config.train_file if self.has(split) else "")
-        if not path:
+        path = getattr(self.config, f"{split}_file", "") or self.config.train_file
+        if not self.has(split):
             raise UserError(f"there are no rows of {split!r}: set config.task.{split}_file.")
         return [path]
 
     def examples(self, split):
-        self.files(split)
         if split not in self._rows:
-            self._rows[split] = self._read(self.config.test_file, labels_optional=True)
-        parse = functools.partial(_parse, self.task)
-        labels = self._rows[split].parsed(parse, optional=split == "test")
+            rows = _Rows.read(self.config, self.files(split)[0], labels_optional=True)
+            self._rows[split] = rows.with_labels(functools.partial(_parse, self.task), True)
         return [
-            Example(i, row.texts[0], row.texts[1] if self.task.text_b else None, label, row.key)
-            for i, (row, label) in enumerate(zip(self._rows[split], labels, strict=True))
+            Example(i, row.texts[0], row.texts[1] if self.task.text_b else None, row.label, row.key)
+            for i, row in enumerate(self._rows[split])
         ]
 
 
-# Of a table: its number, texts (one or two), label as it stands there, key and split.
+def _scored_files(config):
+    """Paths of the tables to train on and to score."""
+    if config.split_column and config.dev_file:
+        raise UserError("set split_column or dev_file, not both.")
+    return [path for path in (config.train_file, config.dev_file) if path]
+
+
+# --- rows ---
+
+# Of a table: its number, texts (one or two), label, key (its id, or the number) and split.
 _Row = collections.namedtuple("_Row", "number texts label key split")
 
 
+@dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of a table, which refuses those that are wrong.
+    """Rows of a table.
 
     Attributes:
-        named: whether the table says which split they are of.
+        config: TaskConfig.
+        table: they are of.
+        rows: list of _Row.
+        is_held_out: whether they are what holding out has left.
     """
 
-    def __init__(self, config, table, rows=None, named=False):
-        self.config, self.table, self.named = config, table, named
-        self.rows = list(map(self._row, table.rows)) if rows is None else rows
+    config: object
+    table: tables.Table
+    rows: list
+    is_held_out: bool = False
+
+    @classmethod
+    def read(cls, config, path, labels_optional=False):
+        """The rows of the table at `path`; refuses it if one lacks texts, an id or a split."""
+        has_splits = path == config.train_file and config.split_column
+        wanted = [*_text_columns(config), config.id_column, config.split_column * bool(has_splits)]
+        labels = [config.label_column]
+        optional = labels if labels_optional or has_splits else []
+        wanted = dict.fromkeys(name for name in [*wanted, *labels] if name)
+        wanted = [name for name in wanted if name not in optional]
+        table = tables.read(path, wanted, optional, config.delimiter)
+        rows = cls(config, table, [_row(config, *row) for row in table.rows])
+        rows._check_texts()
+        if config.id_column:
+            rows._check_ids()
+        if has_splits:
+            rows._check_splits()
+        return rows
 
     def __iter__(self):
         return iter(self.rows)
@@ -197,54 +196,49 @@ class _Rows:
     def __len__(self):
         return len(self.rows)
 
-    def _row(self, numbered):
-        config, (number, values) = self.config, numbered
-        columns = [config.text_column, *filter(None, [config.text_b_column])]
-        texts = tuple(tables.plain(values[column]) or "" for column in columns)
-        key = tables.plain(values[config.id_column]) if config.id_column else number
-        split = tables.plain(values[config.split_column]) if config.split_column in values else ""
-        return _Row(number, texts, values.get(config.label_column), key, split)
-
-    def refuse(self, message, wrong, advice="mend the line, or drop it"):
+    def _refuse(self, wrong, message):
         """Refuses the rows for which `wrong(row)` is true; `message` is a function of the first."""
         found = [row for row in self.rows if wrong(row)]
         if found:
-            numbers = [row.number for row in found]
-            raise self.table.mistake(numbers, message(found[0]), advice)
+            raise self.table.mistake([row.number for row in found], message(found[0]))
 
-    def checked(self):
-        """These rows, if each has texts and, where there are ids, one of its own."""
-        columns = (self.config.text_column, self.config.text_b_column)
-        for i in range(2 if self.config.text_b_column else 1):
-            self.refuse(
-                lambda row, i=i: f"the column {columns[i]!r} is empty",
+    def _check_texts(self):
+        for i, column in enumerate(_text_columns(self.config)):
+            self._refuse(
+                lambda row, i=i: not isinstance(row.texts[i], str),
+                lambda row, c=column: f"the column {c!r} holds no text but a list or an object",
+            )
+            self._refuse(
                 lambda row, i=i: not row.texts[i].strip(),
+                lambda row, c=column: f"the column {c!r} is empty",
             )
-        if self.config.id_column:
-            column = self.config.id_column
-            self.refuse(lambda row: f"the column {column!r} is empty", lambda row: not row.key)
-            first = {}
-            for row in self.rows:
-                first.setdefault(row.key, row.number)
-            self.refuse(
-                lambda row: f"the id {row.key!r} stands in {self.table.place(first[row.key])} too",
-                lambda row: first[row.key] != row.number,
-            )
-        return self
 
-    def _part(self, rows, named):
-        return _Rows(self.config, self.table, rows, named)
-
-    def by_column(self):
-        """Split -> _Rows, as the split column says."""
-        self.refuse(
-            lambda row: f"the split {row.split!r} is none of train, dev (or validation), test",
-            lambda row: (row.split or "").strip().lower() not in _SPLITS,
-        )
-        parts = collections.defaultdict(list)
+    def _check_ids(self):
+        column, first = self.config.id_column, {}
         for row in self.rows:
-            parts[_SPLITS[row.split.strip().lower()]].append(row)
-        return {name: self._part(rows, True) for name, rows in parts.items()}
+            first.setdefault(row.key, row.number)
+        self._refuse(lambda row: not row.key, lambda row: f"the column {column!r} is empty")
+        self._refuse(
+            lambda row: first[row.key] != row.number,
+            lambda row: f"the id {row.key!r} is that of {self.table.place(first[row.key])} too",
+        )
+
+    def _check_splits(self):
+        self._refuse(
+            lambda row: row.split not in _SPLITS.values(),
+            lambda row: f"the split {row.split!r} is none of train, dev (or validation), test",
+        )
+
+    def _only(self, rows, **changes):
+        return dataclasses.replace(self, rows=rows, **changes)
+
+    def part(self, split):
+        """The rows that the split column gives to `split`."""
+        return self._only([row for row in self.rows if row.split == split])
+
+    def without(self, split):
+        """The rows that the split column does not give to `split`."""
+        return self._only([row for row in self.rows if row.split != split])
 
     def held_out(self):
         """These rows without those that are held out, as "train", and those as "dev"."""
@@ -252,34 +246,45 @@ class _Rows:
         parts = {"train": [], "dev": []}
         for row in self.rows:
             parts["dev" if tables.held_out(row.texts, share, seed) else "train"].append(row)
-        for rows in parts.values():
-            if not rows:
-                raise UserError(
-                    f"{self.table.path}: held_out={share:g} of its {len(self.rows):,} rows leaves "
-                    "none to train on or none to score: set config.task.dev_file, or another "
-                    "held_out or held_out_seed."
-                )
-        return {name: self._part(rows, False) for name, rows in parts.items()}
+        if not all(parts.values()):
+            raise UserError(
+                f"{self.table.path}: held_out {share:g} of {len(self.rows):,} rows leaves none to "
+                "train on or none to score: set config.task.dev_file, or another held_out or "
+                "held_out_seed."
+            )
+        return {name: self._only(rows, is_held_out=True) for name, rows in parts.items()}
 
-    def parsed(self, parse, optional=False):
-        """parse(label) of each row; None where a label is not there and `optional`.
+    def with_labels(self, parse, optional=False):
+        """These rows with parse(label) for the label.
 
-        Refuses rows for which `parse` raises a ValueError.
+        Refuses those for which it raises a ValueError, or that have none. Where it is `optional`, a
+        label that is not there is None.
         """
-        column, found, mistakes = self.config.label_column, [], {}
+        config, found, mistakes = self.config, [], {}
         for row in self.rows:
-            missing = row.label is None or tables.plain(row.label) in (None, "")
-            if missing and (optional or self.config.kind == "labels"):
-                found.append(None if optional else parse([]))
-                continue
+            missing = tables.plain(row.label) in (None, "")
             try:
-                if missing:
-                    raise ValueError(f"the column {column!r} is empty")
-                found.append(parse(row.label))
+                if missing and config.kind != "labels" and not optional:
+                    raise ValueError(f"the column {config.label_column!r} is empty")
+                label = parse([] if missing else row.label) if not missing or not optional else None
+                found.append(row._replace(label=label))
             except ValueError as error:
                 mistakes[row.number] = str(error)
-        self.refuse(lambda row: mistakes[row.number], lambda row: row.number in mistakes)
-        return found
+        self._refuse(lambda row: row.number in mistakes, lambda row: mistakes[row.number])
+        return self._only(found)
+
+
+def _text_columns(config):
+    return [config.text_column, *filter(None, [config.text_b_column])]
+
+
+def _row(config, number, values):
+    texts = [values[column] for column in _text_columns(config)]
+    texts = [text if isinstance(text, list | dict) else tables.plain(text) or "" for text in texts]
+    key = tables.plain(values[config.id_column]) if config.id_column else number
+    split = (tables.plain(values.get(config.split_column)) or "").strip()
+    split = _SPLITS.get(split.lower(), split)
+    return _Row(number, tuple(texts), values.get(config.label_column), key, split)
 
 
 # --- labels and scores ---
@@ -340,7 +345,7 @@ def _with_range(config, scored):
         raise UserError("kind score has no labels: leave config.task.labels empty.")
     if config.min_score < config.max_score:
         return config
-    numbers = [number for rows in scored for number in rows.parsed(_number)]
+    numbers = [row.label for rows in scored for row in rows.with_labels(_number)]
     if not numbers:
         raise UserError("set config.task.train_file, or min_score and max_score.")
     low, high = min(numbers), max(numbers)
@@ -361,14 +366,14 @@ def _with_labels(config, scored):
     def names_of(value):
         return _label_names(value, config.label_separator) if several else [_class_name(value)]
 
-    names, num_rows = split(config.labels), 0
+    names, num_rows = split_list(config.labels), 0
     if not names:
-        found = [names_in for rows in scored for names_in in rows.parsed(names_of)]
+        found = [row.label for rows in scored for row in rows.with_labels(names_of)]
         if not found:
             raise UserError("set config.task.train_file, or config.task.labels.")
         names, num_rows = _sorted({name for names_in in found for name in names_in}), len(found)
     _check_labels(config, names, num_rows)
-    return dataclasses.replace(config, labels=join(names))
+    return dataclasses.replace(config, labels=join_list(names))
 
 
 def _check_labels(config, names, num_rows):
@@ -403,12 +408,12 @@ def _sorted(names):
 def _metrics(config):
     """Names of the task's metrics."""
     default, others = (part.split() for part in _METRICS[config.kind].split("|"))
-    names = split(config.metrics) or default
+    names = split_list(config.metrics) or default
     known = [*default, *others]
     for name in names:
         if name not in known:
             raise UserError(f"no metric {name!r} of kind {config.kind}; it has {', '.join(known)}.")
-        if name == "f1" and len(split(config.labels)) != 2:
+        if name == "f1" and len(split_list(config.labels)) != 2:
             raise UserError("f1 is for two classes, that of the second; for more take macro_f1.")
     return list(dict.fromkeys(names))
 
@@ -419,8 +424,8 @@ def _task(config):
         text_a=config.text_column,
         text_b=config.text_b_column or None,
         label=config.label_column,
-        labels=tuple(split(config.labels)),
-        metrics=tuple(split(config.metrics)),
+        labels=tuple(split_list(config.labels)),
+        metrics=tuple(split_list(config.metrics)),
         splits=dict.fromkeys(("train", "dev", "test")),
         stems={name: name for name in ("train", "dev", "test")},
         min_score=config.min_score,
@@ -430,9 +435,8 @@ def _task(config):
     )
 
 
-def _say_labels(task, examples):
-    """A line on the labels and how many rows to train on have each."""
-    found = [example.label for example in examples]
+def _say_labels(task, found):
+    """A line on the labels and how many of those `found` (of rows to train on) each is among."""
     ids = [i for label in found for i in (label if task.multi_label else [label])]
     counts = collections.Counter(ids)
     shown = [f"{label} {counts[i]:,}" for i, label in enumerate(task.labels[:20])]

@@ -134,11 +134,16 @@ def _describe(values, tensors, directory):
         return Stored("QuestionAnswerer", head_config(config, joint=False))
     if kind == "ConvBertForTokenClassification":
         return Stored("TokenClassifier", head_config(config, **classes))
-    if kind == "ConvBertForSequenceClassification":
-        options = classes | {"multi_label": values.get("problem_type") == _MULTI_LABEL}
-        return Stored("TextClassifier", head_config(config, **options, hidden_layer=True))
+    multi_label = values.get("problem_type") == _MULTI_LABEL
+    one_of_several = multi_label and num_classes < 2
+    if kind == "ConvBertForSequenceClassification" and not one_of_several:
+        options = classes | {"hidden_layer": True, "multi_label": multi_label}
+        return Stored("TextClassifier", head_config(config, **options))
     if kind != "ConvBertModel":
-        say(f"{directory}: the head of {kind} has no counterpart here; only the encoder is taken")
+        what = (
+            "a head for several labels with only one" if one_of_several else f"the head of {kind}"
+        )
+        say(f"{directory}: {what} has no counterpart here; only the encoder is taken")
     return Stored("ConvBertEncoder", encoder_config(config))
 
 
