@@ -9,7 +9,11 @@ from convbert_tf import config
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-EXPERIMENTS = {"pretrain": config.PretrainingExperiment, "finetune": config.FinetuningExperiment}
+EXPERIMENTS = {
+    "pretrain": config.PretrainingExperiment,
+    "finetune": config.FinetuningExperiment,
+    "evaluate": config.FinetuningExperiment,
+}
 ids = [page.name for page in PAGES]
 
 

@@ -12,8 +12,7 @@ import os
 
 from absl import flags
 
-from convbert_tf import console
-from convbert_tf.config import TrainingConfig
+from convbert_tf import config, console
 
 PRESET = flags.DEFINE_string(
     "preset", None, "Preset or Hugging Face directory, or hf://owner/name.", required=True
@@ -45,7 +44,9 @@ def main(_):
     training = {
         flag.name: flag.value for flag in (LEARNING_RATE, BATCH_SIZE, SEED, STRATEGY, PRECISION)
     }
-    TrainingConfig(**{name: value for name, value in training.items() if value is not None})
+    for name in TASKS.value or ():
+        config.glue_task(name)
+    config.TrainingConfig(**{name: value for name, value in training.items() if value is not None})
 
     console.load_tensorflow("orbit")
     from convbert_tf.workflows import leaderboard

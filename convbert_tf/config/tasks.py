@@ -55,7 +55,7 @@ def glue_task(name):
     if found == "ax":
         raise UserError(
             "AX has no training data: fine-tune on mnli, and predict the split ax of that task "
-            "with its model (tools/predict.py)."
+            "with its model (tools/evaluate.py --split=ax)."
         )
     if found not in GLUE_EPOCHS:
         raise UserError(f"no task {name!r}; there are {', '.join(GLUE_EPOCHS)}.")
