@@ -246,9 +246,9 @@ TREE = {
     HEADS: "from convbert_tf.modeling import layers\n",
     LOOP: "from convbert_tf.modeling import heads\n",
     GLUE: "from convbert_tf.data import corpus\n",
-    TRIALS: "from convbert_tf.tasks import glue\n"
+    TRIALS: "from convbert_tf.tasks import glue\n",
     SERVING: f"import importlib\ndef f(name):\n    {LOAD}\n",
-    EXPORT: "from convbert_tf.tasks import glue\n"
+    EXPORT: "from convbert_tf.tasks import glue\n",
     CONVERSION: "import importlib.util\nfrom convbert_tf.training import loop\n",
     "configs/tiny.py": "from convbert_tf import config\n",
     "configs/small.py": "",
