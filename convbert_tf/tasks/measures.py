@@ -119,8 +119,10 @@ def class_weights(given, task, examples):
         examples: to train on.
     """
     labels = task.labels
-    if not labels or task.multi_label:
-        raise UserError(f"class_weights are for classes, one a text; {task.name} has none.")
+    if not labels:
+        raise UserError(f"class_weights are for classes; the labels of {task.name} are numbers.")
+    if task.multi_label:
+        raise UserError("class_weights are for one class a text, not for several labels.")
     if given == "balanced":
         counts = collections.Counter(example.label for example in examples)
         mean = len(examples) / len(counts)
