@@ -13,7 +13,7 @@ A family has
     write_training_records(path)    writes the records; returns their number
     evaluation(split, work_dir)     what of a split is to be predicted, with
         serialized          its records, numbered by their `example_id`
-        score(outputs)      metrics of what a model says of them
+        score(outputs)      metrics of a model's outputs for them
         write(outputs, directory)   predictions in the family's own form of a file
     baseline(split)     metrics that need no model, to compare with
 """

@@ -1,9 +1,10 @@
-"""What a fine-tuned model says of all records of a set."""
+"""A fine-tuned model's outputs for all records of a set."""
 
 import numpy as np
 import tensorflow as tf
 
 from convbert_tf.data import input_pipeline
+from convbert_tf.training import sharing
 
 
 class Predictor:
@@ -69,7 +70,8 @@ def _joined(parts):
 
 
 def _decision(model, batch):
-    outputs = model(batch, training=False)
+    with sharing.shared_blocks(model):
+        outputs = model(batch, training=False)
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
     of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
