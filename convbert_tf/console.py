@@ -13,7 +13,7 @@ import time
 import warnings
 
 # Packages that Keras and TensorFlow import if they are installed, for features unused here.
-UNASKED = ("jax", "matplotlib", "pandas", "sklearn")
+UNASKED = ("PIL", "cv2", "jax", "matplotlib", "pandas", "sklearn")
 # What absl and ml_collections say of flags, and what it means.
 _CLEARER = {
     r"^flag (--\S+)=None: .* other than None\.$": r"\1 is required.",
@@ -50,7 +50,8 @@ def load_tensorflow(*others):
     """Imports TensorFlow, Keras and the packages `others` without the packages of `UNASKED`.
 
     For programs: it halves the time they take to start. Keras then has no wrappers for
-    scikit-learn and takes no pandas frames; these packages can be imported later as usual.
+    scikit-learn, takes no pandas frames and reads no images; these packages can be imported later
+    as usual.
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return

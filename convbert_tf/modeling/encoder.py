@@ -162,7 +162,7 @@ class ConvBertEncoder(keras.Model):
                 hidden, probabilities = block(hidden, return_attention_scores=True, **options)
                 scores.append(probabilities)
             else:  # kept, they would be most of the memory
-                hidden = block(hidden, **options)
+                hidden = self.run_block(block, hidden, **options)
             hidden_states.append(hidden)
         outputs |= {
             "hidden_states": hidden_states,
@@ -170,6 +170,11 @@ class ConvBertEncoder(keras.Model):
             "pooled_output": ops.squeeze(cut(hidden, (1, 0, 1)), 1),
         }
         return outputs | ({"attention_scores": scores} if return_attention_scores else {})
+
+    @staticmethod
+    def run_block(block, hidden, **options):
+        """Calls one of `blocks`; training/sharing.py has another way to, for faster starts."""
+        return block(hidden, **options)
 
     def get_config(self):
         return {"config": self.config.to_dict(), "name": self.name}

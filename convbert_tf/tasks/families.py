@@ -17,7 +17,7 @@ A family has
         serialized          its records, numbered by their `example_id`
         num_examples        how many it predicts
         labelled            whether it has labels; without them there is no score and no report
-        score(outputs)      metrics of what a model says of them
+        score(outputs)      metrics of a model's outputs for them
         report(outputs)     what a report has beside the metrics: classes, confusion, mistakes
         write(outputs, directory)   predictions in the family's own form of a file
     baseline(split)     metrics that need no model, to compare with

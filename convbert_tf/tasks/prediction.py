@@ -1,4 +1,4 @@
-"""What a fine-tuned model says: of records, of a split of its task, of the rows of a table."""
+"""A fine-tuned model's outputs: for records, for a split of its task, for the rows of a table."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ from convbert_tf.files import atomic_path
 from convbert_tf.modeling import presets
 from convbert_tf.tasks import families, reports
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.training import strategies
+from convbert_tf.training import sharing, strategies
 from convbert_tf.weights import formats
 
 FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
@@ -77,7 +77,8 @@ class Predictor:
 
 
 def _decision(model, batch):
-    outputs = model(batch, training=False)
+    with sharing.shared_blocks(model):
+        outputs = model(batch, training=False)
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
     of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
@@ -250,7 +251,7 @@ def _is_unicode(text):
 
 
 def in_batches(served, texts, batch_size=32, watch=None):
-    """What a model says of `texts`, in their order, computed in batches of like lengths.
+    """A model's outputs for `texts`, in their order, computed in batches of like lengths.
 
     Args:
         served: serving.Served.

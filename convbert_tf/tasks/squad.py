@@ -2,8 +2,7 @@
 
 A context is cut into overlapping windows that fit the model: [CLS] question [SEP] window [SEP].
 Windows, training positions and which training questions are dropped are those of the original
-ConvBERT code, which follows BERT's; what a model says of the windows becomes answers in
-`squad_decoding`.
+ConvBERT code, which follows BERT's; `squad_decoding` makes answers of a model's outputs for them.
 """
 
 import bisect
@@ -361,8 +360,8 @@ def _windows_of_question(example, query, pieces, answer_span, room, doc_stride, 
 def write_records(path, windows):
     """Writes `windows` as SQuAD records, in order; returns their number.
 
-    `example_id` is the window's running number: row `example_id` of what the model says of them
-    belongs to `windows[example_id]`.
+    `example_id` is the window's running number: row `example_id` of the model's outputs belongs to
+    `windows[example_id]`.
     """
     return records.write(path, map(_encode, range(len(windows)), windows))
 

@@ -1,4 +1,4 @@
-"""SQuAD answers out of what a model says of the windows, official scores, prediction files.
+"""SQuAD answers from a model's outputs for windows, official scores, prediction files.
 
 The original ConvBERT code's choice of answers, but for two things: the text is cut from the
 context at the byte offsets of its tokens, where the original searched for the tokens' text in the

@@ -1,4 +1,4 @@
-"""What becomes of each character before words are split: BERT's cleaning and lower-casing.
+"""How each character is normalised before words are split: BERT's cleaning and lower-casing.
 
 TF Text's `FastBertNormalize` replaces characters one by one, driven by a table that is a constant
 of the graph. Its own table folds case (ß to ss, ½ to 1⁄2); ours follows the reference: control

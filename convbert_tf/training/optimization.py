@@ -183,6 +183,7 @@ class FusedAdamW(AdamW):
         super().__init__(*args, **kwargs)
         excess = float(np.float32(1) - np.float32(self.beta_2)) / (1 - self.beta_2)
         self._correction = 1.0 if self.skip_nonfinite else excess**-0.5
+        self._made = {}
 
     def _gradient_scale(self):
         scale = super()._gradient_scale()
@@ -198,25 +199,45 @@ class FusedAdamW(AdamW):
             return super().update_step(gradient, variable, learning_rate)
         import tensorflow as tf
 
-        index, dtype = self._get_variable_index(variable), variable.dtype
-        rate = tf.cast(learning_rate, dtype) * self._multipliers[index]
+        index = self._get_variable_index(variable)
+        one = self._scalars(variable.dtype, self._multipliers[index], learning_rate)
         if self._decays(variable):
             # First, as it is of the weight before the step; and as a difference, since a factor so
             # close to 1 cannot be told from it in float32.
-            variable.assign_sub(rate * self.weight_decay_rate * variable)
-        zero = tf.zeros([], dtype)
+            variable.assign_sub(one["decay"] * variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=zero,
-            beta2_power=zero,
-            lr=rate,
-            beta1=tf.constant(1 - (1 - self.beta_1) / self._correction, dtype),
-            beta2=tf.constant(self.beta_2, dtype),
-            epsilon=tf.constant(self.epsilon, dtype),
-            grad=tf.cast(gradient, dtype),
+            beta1_power=one["zero"],
+            beta2_power=one["zero"],
+            lr=one["rate"],
+            beta1=one["beta_1"],
+            beta2=one["beta_2"],
+            epsilon=one["epsilon"],
+            grad=tf.cast(gradient, variable.dtype),
         )
+
+    def _scalars(self, dtype, multiplier, learning_rate):
+        """The scalars of an update, by name; the same tensors for all weights alike in a step."""
+        import tensorflow as tf
+
+        key = (dtype, multiplier)
+        if key not in self._made:
+            constants = {
+                "zero": 0.0,
+                "beta_1": 1 - (1 - self.beta_1) / self._correction,
+                "beta_2": self.beta_2,
+                "epsilon": self.epsilon,
+            }
+            rate = tf.cast(learning_rate, dtype) * multiplier
+            self._made[key] = {name: tf.constant(x, dtype) for name, x in constants.items()}
+            self._made[key] |= {"rate": rate, "decay": rate * self.weight_decay_rate}
+        return self._made[key]
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        self._made = {}  # tensors of this step's graph alone
+        super()._backend_apply_gradients(grads, trainable_variables)
 
 
 def _dense(gradient, variable):

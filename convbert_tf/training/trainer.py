@@ -27,6 +27,7 @@ dropout. The host sees a run once a loop; a signal and a loss that is not finite
 that and are seen in the graph.
 """
 
+import contextlib
 import functools
 import os
 import signal
@@ -40,7 +41,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.modeling import functions
-from convbert_tf.training import checkpoints, optimization, strategies
+from convbert_tf.training import checkpoints, optimization, sharing, strategies
 
 _DROPOUT = 4  # keeps dropout's seeds apart from the streams of input_pipeline
 
@@ -232,7 +233,7 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         variables = [variable.value for variable in model.trainable_variables]
         states = [(v, tf.cast(seeds[i], v.dtype)) for i, v in enumerate(self._seeds)]
         with tf.GradientTape() as tape:
-            with keras.StatelessScope(states):
+            with keras.StatelessScope(states), self._sharing():
                 terms, counts = self.task.losses(inputs, training=True)
             scaled = loss = functions.total_loss(terms, weights)
             if self.optimizer is not self._norm_source:
@@ -241,6 +242,11 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return loss, gradients, counts
+
+    def _sharing(self):
+        # XLA makes one program of all blocks in any case.
+        compiled = self.training.jit_compile or self.training.strategy == "tpu"
+        return contextlib.nullcontext() if compiled else sharing.shared_blocks(self.task.model)
 
     def _apply(self, loss, gradients):
         """Updates the weights; the global gradient's norm, and whether loss and it are finite."""
@@ -292,7 +298,8 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
     def _eval_step(self, batch):
         def step(batch):
             inputs, _ = self.task.prepare(batch)
-            _, counts = self.task.losses(inputs, training=False)
+            with self._sharing():
+                _, counts = self.task.losses(inputs, training=False)
             self._count(counts)
 
         self.strategy.run(step, args=(batch,))
