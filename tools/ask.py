@@ -1,4 +1,4 @@
-"""Asks an exported SavedModel: texts to classify, or questions about contexts.
+"""Asks an exported SavedModel: texts to classify or to tag, or questions about contexts.
 
     python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
     python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
@@ -16,7 +16,7 @@ from absl import flags
 from convbert_tf import console
 
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
-TEXT = flags.DEFINE_multi_string("text", None, "Text to classify; repeat for more.")
+TEXT = flags.DEFINE_multi_string("text", None, "Text to classify or to tag; repeat for more.")
 TEXT_A = flags.DEFINE_multi_string("text_a", None, "First text of a pair.")
 TEXT_B = flags.DEFINE_multi_string("text_b", None, "Second text of a pair.")
 QUESTION = flags.DEFINE_multi_string("question", None, "Question.")
@@ -50,8 +50,23 @@ def main(_):
     outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
     columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
     answers = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
+    if "num_words" in outputs:
+        for answer in answers:
+            _say_tags(answer)
+        return
     said = answers if len(answers) > 1 else answers[0]
     console.say(json.dumps(said, ensure_ascii=False, indent=1))
+
+
+def _say_tags(answer):
+    """The words of a tagged text, and the entities where there are any, a line each."""
+    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
+        if name in answer:
+            score = f"{label.removesuffix('_label')}_score"
+            keys = (name, f"{name}_start", f"{name}_end", label, score)
+            rows = [{key: answer[key][i] for key in keys} for i in range(answer[f"num_{plural}"])]
+            lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
+            console.say("\n".join([f"{plural}:", *lines]))
 
 
 def _check(given):
@@ -69,11 +84,10 @@ def _check(given):
 
 def _plain(value):
     """A value as JSON can hold it; bytes of an answer that are not UTF-8 are shown as \\\\xff."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if value.dtype == object:  # several labels, and what fills them up in a batch
-        return [_plain(each) for each in value if each]
-    return value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):  # an empty one fills a row of several labels up
+        return [_plain(each) for each in value if each != b""]
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 if __name__ == "__main__":

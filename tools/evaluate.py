@@ -48,7 +48,8 @@ def main(_):
         raise console.UserError("set --output_dir.")
 
     console.load_tensorflow("orbit")
-    from convbert_tf.tasks import prediction, reports
+    from convbert_tf.tasks import reports
+    from convbert_tf.workflows import prediction
 
     for report in prediction.evaluate(experiment, SPLIT.value, output_dir).values():
         for line in reports.brief(report):

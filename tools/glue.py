@@ -49,7 +49,7 @@ def main(_):
     config.TrainingConfig(**{name: value for name, value in training.items() if value is not None})
 
     console.load_tensorflow("orbit")
-    from convbert_tf.tasks import leaderboard
+    from convbert_tf.workflows import leaderboard
 
     report = leaderboard.run(
         PRESET.value,

@@ -71,7 +71,7 @@ def main(_):
 
     console.load_tensorflow()
     from convbert_tf import serving
-    from convbert_tf.tasks import prediction
+    from convbert_tf.workflows import prediction
 
     served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
     if source[0] == "-" and sys.stdin.isatty():

@@ -42,9 +42,10 @@ class DataConfig:
 class TaskConfig:
     """A task to fine-tune on."""
 
-    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, or own.")
+    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens, or own.")
     data_dir: str = path_setting(
-        "GLUE: folder of train.tsv and dev.tsv, or tfds:glue, or tfds:glue@FOLDER; SQuAD: .json."
+        "Folder of the data. GLUE: train.tsv, dev.tsv (or tfds:glue, tfds:glue@FOLDER); SQuAD: "
+        "train.json; tokens: train.txt, train.conll or the like."
     )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
@@ -59,10 +60,14 @@ class TaskConfig:
     double_unordered: bool = setting(
         True, "MRPC, STS-B: add each training pair swapped, as the original does."
     )
-    classifier_dropout: float = setting(0.1, "GLUE: dropout before the classifier.")
-    train_file: str = path_setting("Own: rows to train on: .csv, .tsv, .jsonl or .parquet.")
-    dev_file: str = path_setting("Own: rows to score; without, a part of train_file is held out.")
-    test_file: str = path_setting("Own: rows to predict, with or without labels.")
+    classifier_dropout: float = setting(0.1, "Sentences, tokens: dropout before the classifier.")
+    train_file: str = path_setting(
+        "Own: rows to train on: .csv, .tsv, .jsonl or .parquet. Tokens: in place of data_dir."
+    )
+    dev_file: str = path_setting(
+        "As train_file, to score; own: without, a part of train_file is held out."
+    )
+    test_file: str = path_setting("As train_file, to predict, with or without labels.")
     text_column: str = setting("text", "Own: column of the text.")
     text_b_column: str = setting("", "Own: column of the second text, where there are pairs.")
     label_column: str = setting("label", "Own: column of the class, the labels or the score.")
@@ -86,11 +91,27 @@ class TaskConfig:
         "default), mcc, and of two classes f1; labels: micro_f1, macro_f1, subset_accuracy; "
         "score: pearson, spearman, mean_squared_error.",
     )
+    class_weights: str = setting(
+        "",
+        "Sentences: what an example of each class counts for in the loss. balanced: the fewer "
+        "there are of a class, the more; or a number a label: 1,3 in their order, or 0:1,1:3.",
+    )
+    num_trials: int = setting(
+        1, "Runs with the seeds training.seed, training.seed + 1 ..., each in model_dir/trial-N."
+    )
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
-    doc_stride: int = setting(128, "SQuAD: tokens between the starts of two windows.")
+    doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
     n_best_size: int = setting(20, "SQuAD: answers that are kept for a question.")
     beam_size: int = setting(20, "SQuAD: starts for which ends are sought.")
+    word_column: str = setting(
+        "",
+        "Tokens: column of the words, a number from 1 (from the end: -1) or a name of the header "
+        "line; empty: FORM if there are names, or the first.",
+    )
+    tag_column: str = setting(
+        "", "Tokens: column of the tags; empty: UPOS if there are names, or the last."
+    )
     joint_prediction: bool = setting(
         True,
         "SQuAD: True: the original's head, or the one that the preset has; False: independent "
@@ -118,6 +139,7 @@ class TaskConfig:
             all(map(math.isfinite, scores)) and (scores[0] < scores[1] or scores == (0, 0)),
             f"min_score {scores[0]} must be below max_score {scores[1]}.",
         )
+        require_at_least_one(self, "num_trials")
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 
@@ -171,7 +193,13 @@ class TrainingConfig:
     best_metric: str = setting(
         "",
         "Metric of the evaluation whose best checkpoint is kept in best/: the lowest of a loss, "
-        "the highest of anything else. Empty: none.",
+        "the highest of anything else. Fine-tuning ends with that checkpoint's weights. none: no "
+        "metric. Empty: none, but in fine-tuning with an eval_interval the task's main metric.",
+    )
+    patience: int = setting(
+        0,
+        "Evaluations without a better best_metric after which the run stops; 0: it never does. "
+        "Needs an eval_interval.",
     )
     on_nonfinite: str = setting(
         "stop",
@@ -213,7 +241,11 @@ class TrainingConfig:
         require_not_negative(
             self,
             "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
-            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops",
+            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops patience",
+        )
+        require(
+            not self.patience or (self.eval_interval and self.best_metric != "none"),
+            "patience needs an eval_interval, and a best_metric other than none.",
         )
         require(self.warmup_proportion <= 1, "warmup_proportion must be at most 1.")
 

@@ -252,17 +252,22 @@ class TextClassifier(_Classifier):
             features = self.dropout(self.hidden(features), training=training)
         return self.logits(features)
 
-    def example_losses(self, logits, batch):
+    def example_losses(self, logits, batch, class_weights=None):
         """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them.
 
-        With `multi_label` the sum of each label's, for `label_ids` [B, C] of 0 and 1.
+        With `multi_label` the sum of each label's, for `label_ids` [B, C] of 0 and 1. Otherwise
+        `class_weights` has a factor for the examples of each class.
         """
         if self.multi_label:
             labels = ops.cast(batch["label_ids"], "float32")
             return ops.sum(sigmoid_cross_entropy(logits, labels), axis=-1)
         if self.num_classes == 1:
             return ops.square(logits[:, 0] - ops.cast(batch["label_ids"], "float32"))
-        return cross_entropy(logits, batch["label_ids"])
+        losses = cross_entropy(logits, batch["label_ids"])
+        if class_weights is None:
+            return losses
+        weights = ops.convert_to_tensor(class_weights, "float32")
+        return losses * ops.take(weights, batch["label_ids"])
 
     def get_config(self):
         names = ("hidden_layer", "multi_label")

@@ -1,10 +1,11 @@
-"""Families of tasks: what differs between sentences and questions when a model is fine-tuned.
+"""Families of tasks: what differs between sentences, questions and tokens in fine-tuning.
 
 A family has
 
     config              TaskConfig, with what its data tell of it
     schema              of its records (data/records.py)
     metric_names        of its scores, the one that counts first
+    main_metric         the one by which the best step and the best run are chosen
     loss_options        for the model's `example_losses`
     files(split)        paths of the files that are read for a split
     evaluation_splits() names of the splits that a run is scored on, the one that counts first
@@ -20,11 +21,13 @@ A family has
         score(outputs)      metrics of a model's outputs for them
         report(outputs)     what a report has beside the metrics: classes, confusion, mistakes
         write(outputs, directory)   predictions in the family's own form of a file
+        ensemble(outputs)   one model's outputs from a list of several's; missing where they have
+                            no mean
     baseline(split)     metrics that need no model, to compare with
 """
 
 from convbert_tf.config import OWN_TASK
-from convbert_tf.tasks import glue, own, questions
+from convbert_tf.tasks import glue, own, questions, tokens
 from convbert_tf.tasks.sentences import Sentences
 
 
@@ -32,6 +35,8 @@ def make(config, tokenizer):
     """The family of the task that `config` (TaskConfig) names."""
     if config.name in questions.TASKS:
         return questions.Questions(config, tokenizer)
+    if config.name in tokens.TASKS:
+        return tokens.Tokens(config, tokenizer)
     if config.name == OWN_TASK:
         source = own.Tables(config)
         return Sentences(source.config, source, tokenizer)

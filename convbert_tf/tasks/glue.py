@@ -10,12 +10,10 @@ import re
 from convbert_tf.config import task_name
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.data.tables import held_out
+from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
     Example,
     Task,
-    main_metric,
-    majority_baseline,
-    metrics,
     truncate_pair,
     write_records,
     write_submission,
@@ -130,7 +128,7 @@ def find_task(name):
     """The task called `name`, in any case and under its usual aliases ('SST-2', 'sts')."""
     key = task_name(name)
     if key not in TASKS:
-        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "own"])
+        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "tokens", "own"])
         raise UserError(f"no task is called {name!r}; there are {names}.")
     return TASKS[key]
 

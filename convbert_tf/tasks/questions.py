@@ -22,7 +22,7 @@ class Questions:
         tokenizer: WordPieceTokenizer.
     """
 
-    schema = records.SQUAD
+    schema, main_metric = records.SQUAD, "f1"
 
     def __init__(self, config, tokenizer):
         self.config, self.tokenizer = config, tokenizer
@@ -91,6 +91,9 @@ class Questions:
 
 class QuestionsEvaluation:
     """A SQuAD file to predict.
+
+    It has no `ensemble`: each model gives ends for the starts of its own beam, so that theirs are
+    not of the same spans.
 
     Attributes:
         serialized: the records of its windows.

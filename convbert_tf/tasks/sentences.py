@@ -4,9 +4,7 @@ What a text gets is a class, any number of labels, or a score. Examples come fro
 files (glue.py) or tables of one's own (own.py).
 """
 
-import collections
 import dataclasses
-import functools
 import os
 
 import numpy as np
@@ -17,6 +15,14 @@ from convbert_tf.files import atomic_path
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.tasks import reports
+from convbert_tf.tasks.measures import (
+    class_weights,
+    label_array,
+    label_value,
+    main_metric,
+    majority_baseline,
+    metrics,
+)
 
 _SPLITS = {
     "train": ("train.tsv", "train"),
@@ -176,107 +182,7 @@ def truncate_pair(a, b, limit):
 
 
 def _label_features(task, example):
-    return {"example_id": int(example.example_id), "label_ids": _label_value(task, example.label)}
-
-
-def _label_value(task, label):
-    """A label as a record holds it."""
-    if task.multi_label:
-        return [int(i in (label or ())) for i in range(len(task.labels))]
-    if not task.is_regression:
-        return int(label or 0)
-    label = task.min_score if label is None else label
-    return (float(label) - task.min_score) / (task.max_score - task.min_score)
-
-
-def _correlation(measure):
-    def score(labels, predictions):
-        # Undefined for a constant; 0 then, which is what a model that predicts one is worth.
-        if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-            return 0.0
-        return measure(labels, predictions).statistic
-
-    return score
-
-
-def _measures(task):
-    """Name of a metric -> function of labels and predictions."""
-    # Here, since importing them takes a second that only scoring need wait.
-    import scipy.stats
-    import sklearn.metrics
-
-    f1 = functools.partial(sklearn.metrics.f1_score, zero_division=0.0)
-
-    def squared_error(labels, scores):  # of scores as they are served
-        return np.mean((np.clip(scores, task.min_score, task.max_score) - labels) ** 2)
-
-    return {
-        "accuracy": sklearn.metrics.accuracy_score,
-        "subset_accuracy": sklearn.metrics.accuracy_score,
-        "f1": f1,
-        "micro_f1": functools.partial(f1, average="micro"),
-        "macro_f1": functools.partial(f1, average="macro"),
-        "mean_squared_error": squared_error,
-        "mcc": sklearn.metrics.matthews_corrcoef,
-        "pearson": _correlation(scipy.stats.pearsonr),
-        "spearman": _correlation(scipy.stats.spearmanr),
-    }
-
-
-def metrics(task, predictions, labels):
-    """Scores `predictions` against `labels`.
-
-    Args:
-        task: names the metrics.
-        predictions: [n] class ids; or bool [n, C], whether a text has a label; or for regression
-            numbers on the labels' scale (for correlations, on any linear scale).
-        labels: as `predictions`.
-
-    Returns:
-        name -> value, in the order of `task.metrics`:
-
-        accuracy, mcc: of classes. f1: of class 1.
-        macro_f1: mean of the F1 of each class or label.
-        micro_f1: of several labels: F1 over all texts and labels together.
-        subset_accuracy: of several labels: the share of texts that have just the right ones.
-        pearson, spearman: of scores; 0 with a constant. mean_squared_error: of scores that are
-            cut to the labels' range.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    rank = 2 if task.multi_label else 1
-    if predictions.shape != labels.shape or predictions.ndim != rank or not len(labels):
-        raise ValueError(f"{predictions.shape} predictions for {labels.shape} labels")
-    measures = _measures(task)
-    return {name: float(measures[name](labels, predictions)) for name in task.metrics}
-
-
-def main_metric(task):
-    """The name of the metric that models are compared by."""
-    return task.metrics[0]
-
-
-def label_array(task, examples):
-    """The labels of `examples` as `metrics` takes them."""
-    labels = [example.label for example in examples]
-    if task.multi_label:
-        return np.array([_label_value(task, label) for label in labels], bool)
-    return np.array(labels)
-
-
-def majority_baseline(task, train, dev):
-    """`metrics` on `dev` of always answering the most frequent of `train`: class, set of labels.
-
-    Of scores, the mean.
-
-    What a model must beat to have learned anything; on correlations it scores 0.
-    """
-    labels = [example.label for example in train]
-    if task.is_regression:
-        answer = float(np.mean(labels))
-    else:
-        answer = collections.Counter(labels).most_common(1)[0][0]
-        answer = np.array(_label_value(task, answer), bool) if task.multi_label else answer
-    return metrics(task, np.array([answer] * len(dev)), label_array(task, dev))
+    return {"example_id": int(example.example_id), "label_ids": label_value(task, example.label)}
 
 
 def write_submission(path, task, predictions, keys=None):
@@ -307,13 +213,19 @@ class Sentences:
         tokenizer: WordPieceTokenizer.
     """
 
-    loss_options = {}
-
     def __init__(self, config, source, tokenizer):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.task = source.task
         self.schema, self.metric_names = self.task.schema, self.task.metrics
+        self.main_metric = main_metric(self.task)
         self._examples, self._splits = {}, None
+
+    @property
+    def loss_options(self):
+        given = self.config.class_weights
+        if not given:
+            return {}
+        return {"class_weights": class_weights(given, self.task, self.examples("train"))}
 
     def examples(self, split):
         """The Examples of `split`, which are read once."""
@@ -408,6 +320,18 @@ class SentencesEvaluation:
     def report(self, outputs):
         labels, logits = label_array(self.task, self.examples), outputs["logits"]
         return reports.of_sentences(self.task, self.examples, labels, logits)
+
+    def ensemble(self, outputs):
+        """The mean of the models' scores, or the logarithm of the mean of their probabilities."""
+        logits = np.stack([each["logits"] for each in outputs]).astype(np.float64)
+        if self.task.is_regression:
+            return {"logits": logits.mean(axis=0)}
+        if self.task.multi_label:
+            mean = (1 / (1 + np.exp(-logits))).mean(axis=0).clip(1e-12, 1 - 1e-12)
+            return {"logits": np.log(mean / (1 - mean))}
+        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+        return {"logits": np.log(np.maximum(probabilities.mean(axis=0), 1e-300))}
 
     def write(self, outputs, directory):
         task, split = self.task, self.split

@@ -143,6 +143,8 @@ def test_classifier_logits_and_losses(num_classes):
         expected = (logits[:, 0] - [0.4, 2.0]) ** 2
     else:
         expected = -log_softmax(logits)[[0, 1], [0, 2]]
+        weighted = model.example_losses(logits, batch, class_weights=[2.0, 9.0, 0.5])
+        np.testing.assert_allclose(weighted, expected * [2.0, 0.5], rtol=1e-5)
     np.testing.assert_allclose(model.example_losses(logits, batch), expected, rtol=1e-5)
 
 

@@ -19,9 +19,10 @@ import keras
 from convbert_tf import config, console, files
 from convbert_tf.console import UserError, say
 from convbert_tf.modeling import presets
-from convbert_tf.tasks import finetuning, glue, prediction
+from convbert_tf.tasks import glue
 from convbert_tf.training import identity
 from convbert_tf.weights import formats
+from convbert_tf.workflows import finetuning, prediction
 
 # As ELECTRA's and ConvBERT's papers average: eight tasks, without WNLI, whose test set is built
 # against what its training set suggests; MNLI counts once, by its matched set.

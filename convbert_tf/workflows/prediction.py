@@ -1,4 +1,4 @@
-"""A fine-tuned model's outputs: for records, for a split of its task, for the rows of a table."""
+"""A fine-tuned model's outputs: for records, a split of its task, the rows of a table."""
 
 import contextlib
 import csv
@@ -14,76 +14,18 @@ import tensorflow as tf
 
 from convbert_tf.config import OWN_TASK, check_length
 from convbert_tf.console import Progress, UserError
-from convbert_tf.data import input_pipeline
 from convbert_tf.files import atomic_path
 from convbert_tf.modeling import presets
 from convbert_tf.tasks import families, reports
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.training import sharing, strategies
+from convbert_tf.training import strategies
 from convbert_tf.weights import formats
+from convbert_tf.workflows.outputs import Predictor
 
 FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
 _CHUNK = 4096  # rows that are sorted by length together
 # The order of a prediction's columns; what is not named here comes last.
 _COLUMNS = ("label", "labels", "answer", "start", "end", "score", "no_answer_probability")
-
-
-class Predictor:
-    """Computes outputs of a model for all records of a set; traced at its first use.
-
-    Args:
-        model: TextClassifier or QuestionAnswerer, made in the scope of `strategy`.
-        strategy: tf.distribute.Strategy.
-    """
-
-    def __init__(self, model, strategy):
-        self.model, self.strategy = model, strategy
-        self._step = None
-
-    def __call__(self, serialized, schema, batch_size, max_seq_length):
-        """Outputs for every record, in the records' order.
-
-        Args:
-            serialized: list of N records whose `example_id`s are 0 .. N-1.
-            schema: of the records.
-            batch_size: global.
-            max_seq_length: at least the longest record.
-
-        Returns:
-            name -> array [N, ...]; a classifier's logits as "logits".
-        """
-        dataset = self.strategy.distribute_datasets_from_function(
-            lambda context: input_pipeline.prediction_dataset(
-                serialized,
-                schema,
-                batch_size=batch_size,
-                max_seq_length=max_seq_length,
-                input_context=context,
-            )
-        )
-        if self._step is None:
-            # With its signature known there is one trace for all lengths.
-            signature = [dataset.element_spec]
-            self._step = tf.function(self._outputs, input_signature=signature, autograph=False)
-        batches = [tf.nest.map_structure(np.asarray, self._step(batch)) for batch in dataset]
-        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        real = outputs.pop("example_weights") > 0
-        order = np.argsort(outputs.pop("example_id")[real], kind="stable")
-        return {name: values[real][order] for name, values in outputs.items()}
-
-    def _outputs(self, batch):
-        outputs = self.strategy.run(_decision, args=(self.model, batch))
-        return tf.nest.map_structure(lambda x: self.strategy.gather(x, axis=0), outputs)
-
-
-def _decision(model, batch):
-    with sharing.shared_blocks(model):
-        outputs = model(batch, training=False)
-    if not isinstance(outputs, dict):
-        outputs = {"logits": outputs}
-    of_tokens = ("start_logits", "end_logits")  # as long as the batch's longest input
-    kept = {name: value for name, value in outputs.items() if name not in of_tokens}
-    return kept | {name: batch[name] for name in ("example_id", "example_weights")}
 
 
 # --- a split of a task ---
@@ -251,7 +193,7 @@ def _is_unicode(text):
 
 
 def in_batches(served, texts, batch_size=32, watch=None):
-    """A model's outputs for `texts`, in their order, computed in batches of like lengths.
+    """What a model says of `texts`, in their order, computed in batches of like lengths.
 
     Args:
         served: serving.Served.

@@ -8,7 +8,7 @@ from convbert_tf.config import ModelConfig
 from convbert_tf.console import UserError
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import TextClassifier
-from convbert_tf.tasks import leaderboard
+from convbert_tf.workflows import leaderboard
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "."]
 MODEL = ModelConfig(

@@ -12,7 +12,7 @@ from convbert_tf.console import UserError
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import TextClassifier
 from convbert_tf.serving.loading import Served
-from convbert_tf.tasks import prediction
+from convbert_tf.workflows import prediction
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
