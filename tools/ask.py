@@ -50,6 +50,8 @@ def _plain(value):
     """A value as JSON can hold it; bytes of an answer that are not UTF-8 are shown as \\\\xff."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if value.dtype == object:  # several labels, and what fills them up in a batch
+        return [_plain(each) for each in value if each]
     return value.tolist()
 
 

@@ -13,6 +13,7 @@ from convbert_tf.config.checks import (
     setting,
 )
 from convbert_tf.config.model import ModelConfig, PretrainingConfig
+from convbert_tf.config.tasks import task_name
 from convbert_tf.console import UserError
 
 
@@ -41,8 +42,10 @@ class DataConfig:
 class TaskConfig:
     """A task to fine-tune on."""
 
-    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1 or squad_v2.")
-    data_dir: str = path_setting("GLUE: folder of train.tsv and dev.tsv; SQuAD: .json.")
+    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, or own.")
+    data_dir: str = path_setting(
+        "GLUE: folder of train.tsv and dev.tsv, or tfds:glue, or tfds:glue@FOLDER; SQuAD: .json."
+    )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
     )
@@ -57,6 +60,32 @@ class TaskConfig:
         True, "MRPC, STS-B: add each training pair swapped, as the original does."
     )
     classifier_dropout: float = setting(0.1, "GLUE: dropout before the classifier.")
+    train_file: str = path_setting("Own: rows to train on: .csv, .tsv, .jsonl or .parquet.")
+    dev_file: str = path_setting("Own: rows to score; without, a part of train_file is held out.")
+    test_file: str = path_setting("Own: rows to predict, with or without labels.")
+    text_column: str = setting("text", "Own: column of the text.")
+    text_b_column: str = setting("", "Own: column of the second text, where there are pairs.")
+    label_column: str = setting("label", "Own: column of the class, the labels or the score.")
+    id_column: str = setting("", "Own: column of names of the rows, each there once.")
+    split_column: str = setting("", "Own: column of train_file that says train, dev or test.")
+    delimiter: str = setting("", "Own: what is between the values of a .csv file, if no comma.")
+    kind: str = setting(
+        "classes",
+        "Own: classes: a class a text; labels: any number of labels a text, in a list or with "
+        "label_separator between them; score: a number a text.",
+    )
+    label_separator: str = setting(",", "Own: between the labels of a text.")
+    labels: str = setting("", "Own: all labels, a comma between them; by default those there are.")
+    min_score: float = setting(0.0, "Own: the lowest score; by default that of the data.")
+    max_score: float = setting(0.0, "Own: the highest score; by default that of the data.")
+    held_out: float = setting(0.1, "Own: share of train_file to score, by a hash of the texts.")
+    held_out_seed: int = setting(0, "Own: another number holds out other rows.")
+    metrics: str = setting(
+        "",
+        "Own: a comma between them, the one that counts first. classes: accuracy, macro_f1 (by "
+        "default), mcc, and of two classes f1; labels: micro_f1, macro_f1, subset_accuracy; "
+        "score: pearson, spearman, mean_squared_error.",
+    )
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
     doc_stride: int = setting(128, "SQuAD: tokens between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
@@ -80,6 +109,14 @@ class TaskConfig:
         require(
             self.num_train_epochs <= 1e6,
             f"num_train_epochs must be at most 1,000,000, got {self.num_train_epochs}.",
+        )
+        object.__setattr__(self, "name", task_name(self.name))
+        require_one_of(self, "kind", "classes", "labels", "score")
+        require(0 < self.held_out < 1, f"held_out must be in (0, 1), got {self.held_out}.")
+        scores = (self.min_score, self.max_score)
+        require(
+            all(map(math.isfinite, scores)) and (scores[0] < scores[1] or scores == (0, 0)),
+            f"min_score {scores[0]} must be below max_score {scores[1]}.",
         )
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")

@@ -15,7 +15,8 @@ import tensorflow as tf
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
-# A schema gives the dtype of every scalar feature that goes with the two token sequences.
+# A schema gives the dtype of every scalar feature that goes with the two token sequences, or the
+# tf.TensorSpec of a vector that is as long in every record.
 PRETRAINING = {}
 CLASSIFICATION = {"example_id": tf.int64, "label_ids": tf.int64}
 REGRESSION = {"example_id": tf.int64, "label_ids": tf.float32}
@@ -27,6 +28,16 @@ SQUAD = {
 }
 
 _SEQUENCES = ("input_ids", "segment_ids", "input_mask")
+
+
+def several_labels(num_classes):
+    """The schema of texts that each have any number of `num_classes` labels: 1 for one it has."""
+    return {"example_id": tf.int64, "label_ids": tf.TensorSpec([num_classes], tf.int64)}
+
+
+def is_vector(kind):
+    """Whether a feature of this kind in a schema is a vector."""
+    return isinstance(kind, tf.TensorSpec)
 
 
 def encode(features):
@@ -99,20 +110,20 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
 
     Args:
         serialized: string tensor [B] of Examples.
-        schema: scalar features to read beside the sequences, name -> dtype.
+        schema: features to read beside the sequences, see above.
         max_seq_length: T, an int: the static length of the result.
         vocab_size: if given, ids at or above it raise `InvalidArgumentError`.
 
     Returns:
         `input_ids`, `input_mask`, `segment_ids` int32 [B, T]; each scalar feature as int32 or
-        float32 [B].
+        float32 [B], a vector of C as int32 [B, C].
 
     Raises:
         tf.errors.InvalidArgumentError: a record is longer than T, has an id outside the
             vocabulary, or lacks a feature of the schema.
     """
     spec = {name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) for name in _SEQUENCES}
-    spec |= {name: tf.io.FixedLenFeature([], dtype) for name, dtype in schema.items()}
+    spec |= {name: _fixed_length(kind) for name, kind in schema.items()}
     parsed = tf.io.parse_example(serialized, spec)
     ids, stored_mask = parsed["input_ids"], parsed["input_mask"]
     checks = _length_checks(ids, max_seq_length) + _vocabulary_checks(ids, vocab_size)
@@ -128,6 +139,10 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
     for name, dtype in schema.items():
         batch[name] = tf.cast(parsed[name], tf.float32 if dtype == tf.float32 else tf.int32)
     return batch
+
+
+def _fixed_length(kind):
+    return tf.io.FixedLenFeature(*([kind.shape, kind.dtype] if is_vector(kind) else [[], kind]))
 
 
 def _length_checks(ids, max_seq_length):

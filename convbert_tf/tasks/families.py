@@ -2,6 +2,7 @@
 
 A family has
 
+    config              TaskConfig, with what its data tell of it
     schema              of its records (data/records.py)
     metric_names        of its scores, the one that counts first
     loss_options        for the model's `example_losses`
@@ -18,7 +19,8 @@ A family has
     baseline(split)     metrics that need no model, to compare with
 """
 
-from convbert_tf.tasks import glue, questions
+from convbert_tf.config import OWN_TASK
+from convbert_tf.tasks import glue, own, questions
 from convbert_tf.tasks.sentences import Sentences
 
 
@@ -26,5 +28,7 @@ def make(config, tokenizer):
     """The family of the task that `config` (TaskConfig) names."""
     if config.name in questions.TASKS:
         return questions.Questions(config, tokenizer)
-    source = glue.Files(glue.find_task(config.name), config.data_dir)
-    return Sentences(config, source, tokenizer)
+    if config.name == OWN_TASK:
+        source = own.Tables(config)
+        return Sentences(source.config, source, tokenizer)
+    return Sentences(config, glue.source(config.name, config.data_dir), tokenizer)

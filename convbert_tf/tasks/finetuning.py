@@ -3,20 +3,32 @@
 `run` does it all; what differs between the kinds of tasks stands in their families (families.py).
 """
 
+import contextlib
+import dataclasses
 import glob
+import hashlib
 import itertools
 import os
 
 import orbit
 import tensorflow as tf
 
-from convbert_tf.config import CONFIG_FILE, check_length
+from convbert_tf.config import (
+    CONFIG_FILE,
+    OWN_TASK,
+    FinetuningExperiment,
+    TaskConfig,
+    check_length,
+    finetuning_defaults,
+    join_list,
+)
+from convbert_tf.config.checks import section_from_dict
 from convbert_tf.console import UserError, say
-from convbert_tf.data import input_pipeline
-from convbert_tf.files import write_json
+from convbert_tf.data import input_pipeline, tables
+from convbert_tf.files import undone_on_error, write_bytes, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.tasks import families
+from convbert_tf.tasks import families, own
 from convbert_tf.tasks.prediction import Predictor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, identity, loop, scores, strategies
@@ -90,18 +102,17 @@ def run(experiment, allow_config_change=False):
     Leaves in `model_dir`: checkpoints and TensorBoard logs, predictions/, eval_results.json and
     preset/, the fine-tuned model with its vocabulary.
     """
-    task, options = experiment.task, experiment.training
-    _require_paths(task, options)
-    init_from = presets.fetch(task.init_from)
+    _require_paths(experiment.task, experiment.training)
+    options = experiment.training
+    init_from = presets.fetch(experiment.task.init_from)
     vocab_file, *normalization = presets.vocabulary(init_from)
     stored = formats.read(init_from)
     strategy = strategies.set_up(options)
     work_dir = os.path.join(options.model_dir, "records")
-    family = families.make(task, WordPieceTokenizer(vocab_file, *normalization))
-    inputs = {
-        "task.data_dir": _files(family),
-        "task.init_from": _model_files(init_from, vocab_file),
-    }
+    family = families.make(experiment.task, WordPieceTokenizer(vocab_file, *normalization))
+    task = family.config
+    experiment = dataclasses.replace(experiment, task=task)
+    inputs = _data_files(task, family) | {"task.init_from": _model_files(init_from, vocab_file)}
     _check(experiment, family, vocab_file, stored.model_config)
     same = identity.save_config(experiment, options.model_dir, allow_config_change, inputs)
 
@@ -128,7 +139,7 @@ def run(experiment, allow_config_change=False):
         strategy,
         num_hidden_layers=model.encoder.config.num_hidden_layers,
         evaluator=evaluator,
-        evaluation=_evaluation(task, inputs),
+        evaluation=_evaluation(task, family),
     )
     preset_dir = os.path.join(options.model_dir, "preset")
     lower_case, strip_accents = normalization
@@ -139,16 +150,25 @@ def run(experiment, allow_config_change=False):
 
 
 def _require_paths(task, options):
-    if not task.init_from or not task.data_dir or not options.model_dir:
+    data = "train_file" if task.name == OWN_TASK else "data_dir"
+    if not task.init_from or not getattr(task, data) or not options.model_dir:
         raise UserError(
-            "set config.task.init_from (a preset), config.task.data_dir and "
+            f"set config.task.init_from (a preset), config.task.{data} and "
             "config.training.model_dir."
         )
 
 
-def _files(family):
-    """Paths of the files to train on and to score."""
-    return [path for s in ("train", *family.evaluation_splits()) for path in family.files(s)]
+def _files(family, splits):
+    """Paths of the files that hold the `splits`."""
+    return [path for split in splits for path in family.files(split)]
+
+
+def _data_files(task, family):
+    """Setting -> paths of the files to train on and to score that it names."""
+    if task.name != OWN_TASK:
+        return {"task.data_dir": _files(family, ["train", *family.evaluation_splits()])}
+    names = ("train_file", "dev_file", "test_file")
+    return {f"task.{name}": [getattr(task, name)] for name in names if getattr(task, name)}
 
 
 def _check(experiment, family, vocab_file, model_config):
@@ -199,8 +219,70 @@ def _training_data(experiment, family, train_file, model):
     return train_dataset
 
 
-def _evaluation(task, inputs):
+def _evaluation(task, family):
     """What the dev set's metrics depend on besides the weights."""
     names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
-    settings = {name: getattr(task, name) for name in (*names.split(), "beam_size")}
-    return settings | {"data_dir": identity.hashes(inputs["task.data_dir"][1:])}
+    names = (*names.split(), "beam_size")
+    if task.name == OWN_TASK:
+        names += ("labels", "min_score", "max_score", "held_out", "held_out_seed", "text_column")
+        names += ("text_b_column", "label_column", "split_column")
+    settings = {name: getattr(task, name) for name in names}
+    files = _files(family, family.evaluation_splits())
+    return settings | {"data_dir": identity.hashes(files)}
+
+
+def finetune(train, init_from, model_dir, dev=None, **settings):
+    """Fine-tunes on rows of one's own, as tools/finetune.py with configs/finetune_own.py does.
+
+    Args:
+        train: a pandas or polars DataFrame, a dict of columns, a list of dicts or of tuples (text,
+            label) or (text, second text, label); or the path of a table (data/tables.py).
+        init_from: a preset or Hugging Face directory, or "hf://owner/name".
+        model_dir: folder of the run; that of an earlier run with the same rows and settings goes
+            on, or gives what it gave. Rows in memory are kept there, in data/.
+        dev: rows to score, as `train`; without, a part of `train` is held out.
+        **settings: of config.TaskConfig and config.TrainingConfig, by name. `labels` and `metrics`
+            may be lists.
+
+    Returns:
+        Metric -> value on the rows to score. The model is in `model_dir`/preset, for
+        `TextClassifier.from_preset` and `serving.export`.
+
+    Raises:
+        UserError: a row or a setting cannot be meant.
+
+    Example:
+        >>> rows = [("a fine film", "good"), ("a dull one", "bad")] * 100
+        >>> convbert_tf.finetune(rows, "runs/tiny/preset", "runs/films", num_train_epochs=2)
+    """
+    task = {"name": OWN_TASK, "init_from": init_from}
+    if not tables.is_path(train) and tables.width(train) == 3:
+        task["text_b_column"] = "text_b"
+    names = {field.name for field in dataclasses.fields(TaskConfig)}
+    task |= {name: _joined(value) for name, value in settings.items() if name in names}
+    training = {name: value for name, value in settings.items() if name not in names}
+    training |= {"model_dir": model_dir}
+    task = section_from_dict(TaskConfig(), task, "task")
+    experiment = FinetuningExperiment(
+        task, section_from_dict(finetuning_defaults(), training, "training")
+    )
+    given = {"train_file": train, "dev_file": dev}
+    in_memory = {
+        name: own.as_json_lines(task, data, name.removesuffix("_file"))
+        for name, data in given.items()
+        if data is not None and not tables.is_path(data)
+    }
+    paths = {name: data for name, data in given.items() if data is not None} | in_memory
+    # Called by their content, so that other rows never take the place of a run's.
+    digest = hashlib.sha256(b"".join(in_memory.values())).hexdigest()[:12]
+    folder = os.path.join(experiment.training.model_dir, "data", digest)
+    with undone_on_error(folder) if in_memory else contextlib.nullcontext():
+        for name, content in in_memory.items():
+            paths[name] = os.path.join(folder, f"{name.removesuffix('_file')}.jsonl")
+            write_bytes(paths[name], content)
+        return run(dataclasses.replace(experiment, task=dataclasses.replace(task, **paths)))
+
+
+def _joined(value):
+    """A setting that may be a list, as the command line has it."""
+    return join_list(value) if isinstance(value, list | tuple) else value

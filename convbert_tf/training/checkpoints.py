@@ -17,6 +17,7 @@ import tensorflow as tf
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import read_json, write_json
 from convbert_tf.modeling import storing
+from convbert_tf.training.scores import higher_is_better
 from convbert_tf.weights import formats
 
 BEST_FILE = "best.json"
@@ -189,7 +190,7 @@ class Best:
         """Saves a checkpoint if `results` of `step` are better than all before."""
         check_metric(self.metric, results)
         value = float(results[self.metric])
-        sign = -1 if self.metric.endswith("loss") else 1
+        sign = 1 if higher_is_better(self.metric) else -1
         better = self.value is None or sign * value > sign * self.value
         if not better or not math.isfinite(value):
             return

@@ -27,7 +27,7 @@ _FREE = (
 )
 _HEADS = {
     "pretraining": ("objective", "untied_generator", "uniform_generator"),
-    "task": ("name", "joint_prediction"),
+    "task": ("name", "joint_prediction", "kind", "labels"),
 }
 
 
@@ -75,8 +75,22 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
 
 
 def hashes(paths):
-    """Name -> SHA-256 of those of the files `paths` that are there."""
-    return {os.path.basename(path): sha256(path) for path in paths if os.path.isfile(path)}
+    """Name -> SHA-256 of those of the files `paths` that are there.
+
+    Files that share a name are told apart by the folders above them.
+    """
+    places = {os.path.abspath(path) for path in paths if os.path.isfile(path)}
+    return {_short_name(place, places): sha256(place) for place in sorted(places)}
+
+
+def _short_name(place, places):
+    """The last parts of a path, as many as no other of `places` ends in."""
+    parts = place.split(os.sep)
+    for number in range(1, len(parts) + 1):
+        name = os.sep.join(parts[-number:])
+        if not any(other.endswith(os.sep + name) for other in places - {place}):
+            return name
+    return place
 
 
 def _describe(experiment, inputs):
@@ -89,7 +103,8 @@ def _describe(experiment, inputs):
 
 
 def _place(path):
-    return os.path.realpath(path) if path and not is_address(path) else path
+    is_file = path and not is_address(path) and not path.startswith("tfds:")
+    return os.path.realpath(path) if is_file else path
 
 
 def _saved_inputs(model_dir):

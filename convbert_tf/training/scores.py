@@ -33,12 +33,20 @@ def summary(model_dir):
 def remark(metrics, baseline):
     """A remark on results that are no better than the baseline in their first metric, or ""."""
     metric = next((name for name in metrics if name in baseline and name != "total"), None)
-    if metric is None or metrics[metric] > baseline[metric]:
+    if metric is None:
+        return ""
+    sign = 1 if higher_is_better(metric) else -1
+    if sign * metrics[metric] > sign * baseline[metric]:
         return ""
     return (
         f"no better than the baseline: {metric} {metrics[metric]:.4g}, without a model "
         f"{baseline[metric]:.4g}"
     )
+
+
+def higher_is_better(metric):
+    """Whether a metric of this name is better where it is higher: all but losses and errors."""
+    return not metric.endswith(("loss", "error"))
 
 
 def _results(path):
