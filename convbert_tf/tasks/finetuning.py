@@ -28,7 +28,7 @@ from convbert_tf.data import input_pipeline, tables
 from convbert_tf.files import undone_on_error, write_bytes, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.tasks import families, own
+from convbert_tf.tasks import families, own, questions
 from convbert_tf.tasks.prediction import Predictor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, identity, loop, scores, strategies
@@ -150,10 +150,11 @@ def run(experiment, allow_config_change=False):
 
 
 def _require_paths(task, options):
-    data = "train_file" if task.name == OWN_TASK else "data_dir"
-    if not task.init_from or not getattr(task, data) or not options.model_dir:
+    data = ["train_file"] if task.name == OWN_TASK else ["data_dir"]
+    data += ["train_file"] if task.name in questions.TASKS else []
+    if not task.init_from or not any(getattr(task, name) for name in data) or not options.model_dir:
         raise UserError(
-            f"set config.task.init_from (a preset), config.task.{data} and "
+            f"set config.task.init_from (a preset), config.task.{' or '.join(data)} and "
             "config.training.model_dir."
         )
 
@@ -165,10 +166,11 @@ def _files(family, splits):
 
 def _data_files(task, family):
     """Setting -> paths of the files to train on and to score that it names."""
-    if task.name != OWN_TASK:
-        return {"task.data_dir": _files(family, ["train", *family.evaluation_splits()])}
     names = ("train_file", "dev_file", "test_file")
-    return {f"task.{name}": [getattr(task, name)] for name in names if getattr(task, name)}
+    named = {f"task.{name}": [getattr(task, name)] for name in names if getattr(task, name)}
+    if task.name == OWN_TASK or not task.data_dir:
+        return named
+    return named | {"task.data_dir": _files(family, ["train", *family.evaluation_splits()])}
 
 
 def _check(experiment, family, vocab_file, model_config):
@@ -226,6 +228,8 @@ def _evaluation(task, family):
     if task.name == OWN_TASK:
         names += ("labels", "min_score", "max_score", "held_out", "held_out_seed", "text_column")
         names += ("text_b_column", "label_column", "split_column")
+    elif task.name in questions.TASKS and not task.data_dir and not task.dev_file:
+        names += ("held_out", "held_out_seed")
     settings = {name: getattr(task, name) for name in names}
     files = _files(family, family.evaluation_splits())
     return settings | {"data_dir": identity.hashes(files)}

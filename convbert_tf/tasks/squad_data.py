@@ -23,7 +23,7 @@ import re
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.data import tables, unpacking
 
-# Endings of the files of a data_dir, the first one that is there taken.
+# Endings of the names of files of questions.
 ENDINGS = tuple(
     f"{kind}{packing}"
     for kind in (".json", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -89,13 +89,13 @@ def read_examples(path, training, version2=True, original_positions=False):
     )
 
 
-def read_tfds(name, split, training, data_dir=None, original_positions=False):
+def read_tfds(name, split, training, data_dir=None, version2=True, original_positions=False):
     """The questions of `name` ("squad/v1.1", "squad/v2.0") from TensorFlow Datasets.
 
     Args:
         name: of the set, with its config.
         split: "train" or "dev".
-        training, original_positions: as for `read_examples`.
+        training, version2, original_positions: as for `read_examples`.
         data_dir: TFDS's own folder of prepared data sets; by default what TFDS_DATA_DIR in the
             environment says, or ~/tensorflow_datasets. A set that is not there is downloaded.
 
@@ -107,7 +107,7 @@ def read_tfds(name, split, training, data_dir=None, original_positions=False):
     """
     dataset = _builder(name, split, data_dir).as_dataset(split=_tfds_split(split))
     entries = [_from_tfds(name, row) for row in dataset.as_numpy_iterator()]
-    return _examples(entries, name, training, True, original_positions)
+    return _examples(entries, name, training, version2, original_positions)
 
 
 # --- TensorFlow Datasets ---
