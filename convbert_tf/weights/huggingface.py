@@ -431,6 +431,8 @@ def _config_values(stored, config):
     values |= {"model_type": "convbert", "num_groups": config.linear_groups, "head_ratio": 2}
     values |= {"layer_norm_eps": LAYER_NORM_EPSILON, "tie_word_embeddings": True}
     values["architectures"] = [ARCHITECTURES[stored.kind]]
+    if stored.kind == "QuestionAnswerer":  # for the way back; transformers does not look at it
+        values["mask_logits"] = stored.config.get("mask_logits", True)
     if stored.kind in ("TextClassifier", "TokenClassifier"):
         number = stored.config["num_classes"]
         labels = stored.config.get("labels") or [f"LABEL_{i}" for i in range(number)]
