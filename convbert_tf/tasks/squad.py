@@ -137,7 +137,7 @@ def make_windows(
     progress.close(f"{len(windows):,} windows")
     say_dropped(dropped, len(examples))
     if num_cut:
-        say(f"{num_cut:,} questions have no window with the whole answer: trained as without one.")
+        say(f"answers that no window holds whole, trained as if there were none: {num_cut:,}")
     return windows
 
 

@@ -332,9 +332,7 @@ def _examples(entries, source, training, version2, original_positions):
         raise UserError(f"{source} holds no questions{' with a usable answer' * bool(dropped)}.")
     say_dropped(dropped, len(seen), source)
     if ignored:
-        say(
-            f"{source}: {ignored:,} questions are marked is_impossible: their answers do not count."
-        )
+        say(f"{source}: questions marked is_impossible, whose answers do not count: {ignored:,}")
     return examples
 
 
