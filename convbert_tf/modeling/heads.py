@@ -29,7 +29,7 @@ from convbert_tf.weights.stored import check_labels, check_mask, check_multi_lab
 NO_ANSWER = 1000.0
 
 
-class _Head(keras.Model):
+class _Head(storing.Storable, keras.Model):
     """A head on `self.encoder`: what the models below share.
 
     Heads compute in float32 whatever the precision policy, as they are small; so they are float32
@@ -52,13 +52,6 @@ class _Head(keras.Model):
         if "encoder" in stored.config:
             _say_dropped(source, f"it is a {stored.kind}")
         return cls(ConvBertEncoder.from_stored(stored), **options)
-
-    @classmethod
-    def from_stored(cls, stored):
-        """Returns the model of a Stored one of this kind."""
-        model = cls.from_config(stored.config)
-        storing.set_weights(model, stored)
-        return model
 
     @classmethod
     def start_from(cls, model, source="the model", **options):
@@ -97,27 +90,10 @@ class _Head(keras.Model):
     def _own_layers(self):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
-    def save_to_preset(
-        self,
-        directory,
-        preprocessor=None,
-        lower_case=True,
-        strip_accents=None,
-        vocab_file=None,
-        **serving,
-    ):
-        """Writes a preset directory, from which the model can be loaded, trained and exported.
-
-        Args:
-            directory, preprocessor, lower_case, vocab_file, strip_accents: as for storing.save.
-            **serving: more options of `serving.export` that the model was trained with, say
-                max_score=5.0 or null_threshold=-1.5.
-
-        Raises:
-            UserError: as storing.save.
-        """
-        storing.save(self, directory, preprocessor, lower_case, serving, strip_accents, vocab_file)
-        if preprocessor is None and vocab_file is None:
+    def save_to_preset(self, directory, preprocessor=None, **options):
+        """As `storing.Storable.save_to_preset`."""
+        super().save_to_preset(directory, preprocessor, **options)
+        if preprocessor is None and options.get("vocab_file") is None:
             say(
                 f"{directory} has no vocabulary, so it cannot be exported to serve texts: give "
                 "save_to_preset the preprocessor as well"
@@ -237,9 +213,16 @@ class TextClassifier(_Classifier):
     _SAME = (*_Classifier._SAME, "hidden_layer", "multi_label")
 
     def __init__(
-        self, encoder, num_classes, *args, hidden_layer=False, multi_label=False, **kwargs
+        self,
+        encoder,
+        num_classes,
+        dropout=0.1,
+        labels=None,
+        hidden_layer=False,
+        multi_label=False,
+        **kwargs,
     ):
-        super().__init__(encoder, num_classes, *args, **kwargs)
+        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
         check_multi_label(multi_label, self.num_classes)
         self.hidden_layer, self.multi_label = hidden_layer, multi_label
         if hidden_layer:
