@@ -235,11 +235,29 @@ def label(served, table, batch_size=32, watch=None):
         outputs = in_batches(served, inputs, batch_size, watch)
         names = sorted(outputs.keys() - {"logits"}, key=_place)
         for i, (_, row) in enumerate(chunk):
-            yield row, {name: _plain(outputs[name][i], served.labels) for name in names}
+            said = {name: outputs[name][i] for name in names}
+            if "num_words" in said:
+                yield row, _tagged(said)
+            else:
+                yield row, {name: _plain(value, served.labels) for name, value in said.items()}
 
 
 def _place(name):
     return _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS), name
+
+
+def _tagged(said):
+    """The words of a tagged text, and its entities where the tags mark some: lists of dicts."""
+    found = {}
+    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
+        if name in said:
+            score = f"{label.removesuffix('_label')}_score"
+            keys = (name, f"{name}_start", f"{name}_end", label, score)
+            found[plural] = [
+                {key: _plain(said[key][i], None) for key in keys}
+                for i in range(said[f"num_{plural}"])
+            ]
+    return found
 
 
 def _plain(value, labels):

@@ -252,6 +252,31 @@ def test_predictions_are_written_word_for_word_in_the_form_of_the_input(family, 
     assert "1 of 1 sentences are read in windows" in said
 
 
+def test_reports_count_words_and_ensembles_average_probabilities(family, tmp_path):
+    made = family({"train.txt": TRAIN, "dev.txt": f"ada N\nab X\n\n{NOTHING} V\nsees V\n"})
+    evaluation = made.evaluation("dev", str(tmp_path))
+    found = evaluation.report(logits_of(evaluation.windows, 2))  # V; the word without a piece: N
+    assert evaluation.num_examples == 2
+    assert found["confusion"] == {
+        "labels": [".", "N", "V", "X"],
+        "matrix": [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]],
+    }
+    worst = [(each["word"], each["label"], each["prediction"]) for each in found["mistakes"]]
+    assert worst == [("ada", "N", "V"), ("ab", "X", "V"), (NOTHING, "V", "N")]
+    one, two = np.array([[[0.0, 0.0]]]), np.array([[[0.0, np.log(3)]]])
+    mean = np.exp(evaluation.ensemble([{"logits": one}, {"logits": two}])["logits"])
+    np.testing.assert_allclose(mean, [[[3 / 8, 5 / 8]]])
+
+
+def test_a_head_of_other_tags_is_a_misfit(family):
+    made = family({"train.txt": TRAIN})
+    model = TokenClassifier(ConvBertEncoder(MODEL), 3, labels=[".", "N", "V"])
+    assert made.misfit(model) == "" and made.main_metric == "accuracy"
+    other = TokenClassifier(ConvBertEncoder(MODEL), 3, labels=["a", "b", "c"])
+    assert "labels" in made.misfit(other)
+    assert "ConvBertEncoder, not a TokenClassifier" in made.misfit(ConvBertEncoder(MODEL))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
