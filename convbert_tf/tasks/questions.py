@@ -48,8 +48,8 @@ class Questions:
             raise UserError(f"{' and '.join(found)}: name one by --config.task.{split}_file.")
         if not found:
             raise UserError(
-                f"{stem}.json is not there; SQuAD's JSON is needed, or {split}.jsonl, .csv, .tsv "
-                f"or .parquet, or a file that --config.task.{split}_file names."
+                f"{stem}.json is not there; SQuAD's JSON is needed, or {split}.jsonl, .csv or "
+                f".parquet, or a file that --config.task.{split}_file names."
             )
         return found
 

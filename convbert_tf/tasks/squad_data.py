@@ -23,10 +23,10 @@ import re
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.data import tables, unpacking
 
-# Endings of the names of files of questions.
+# Endings of the files of a data_dir; a .tsv there is a task's of GLUE.
 ENDINGS = tuple(
     f"{kind}{packing}"
-    for kind in (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+    for kind in (".json", ".jsonl", ".csv", ".parquet")
     for packing in ("", *unpacking.PACKINGS)
 )
 _COLUMNS = ("id", "answer", "answer_start", "answers", "is_impossible")
