@@ -1,4 +1,4 @@
-"""Asks an exported SavedModel: a text to classify, or a question about a context.
+"""Asks an exported SavedModel: a text to classify or to tag, or a question about a context.
 
     python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
     python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
@@ -14,7 +14,7 @@ from absl import flags
 from convbert_tf import console
 
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
-TEXT = flags.DEFINE_string("text", None, "Text to classify.")
+TEXT = flags.DEFINE_string("text", None, "Text to classify or to tag.")
 TEXT_A = flags.DEFINE_string("text_a", None, "First text of a pair.")
 TEXT_B = flags.DEFINE_string("text_b", None, "Second text of a pair.")
 QUESTION = flags.DEFINE_string("question", None, "Question.")
@@ -43,14 +43,29 @@ def main(_):
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
     answer = {name: _plain(value[0].numpy()) for name, value in serve(**given).items()}
-    console.say(json.dumps(answer, ensure_ascii=False, indent=1))
+    if "num_words" in answer:
+        _say_tags(answer)
+    else:
+        console.say(json.dumps(answer, ensure_ascii=False, indent=1))
+
+
+def _say_tags(answer):
+    """The words of a tagged text, and the entities where there are any, a line each."""
+    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
+        if name in answer:
+            score = f"{label.removesuffix('_label')}_score"
+            keys = (name, f"{name}_start", f"{name}_end", label, score)
+            rows = [{key: answer[key][i] for key in keys} for i in range(answer[f"num_{plural}"])]
+            lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
+            console.say("\n".join([f"{plural}:", *lines]))
 
 
 def _plain(value):
     """A value as JSON can hold it; bytes of an answer that are not UTF-8 are shown as \\\\xff."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 if __name__ == "__main__":

@@ -41,8 +41,11 @@ class DataConfig:
 class TaskConfig:
     """A task to fine-tune on."""
 
-    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1 or squad_v2.")
-    data_dir: str = path_setting("GLUE: folder of train.tsv and dev.tsv; SQuAD: .json.")
+    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens.")
+    data_dir: str = path_setting(
+        "Folder of the data. GLUE: train.tsv, dev.tsv; SQuAD: train.json; tokens: train.txt, "
+        "train.conll or the like."
+    )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
     )
@@ -56,12 +59,23 @@ class TaskConfig:
     double_unordered: bool = setting(
         True, "MRPC, STS-B: add each training pair swapped, as the original does."
     )
-    classifier_dropout: float = setting(0.1, "GLUE: dropout before the classifier.")
+    classifier_dropout: float = setting(0.1, "GLUE, tokens: dropout before the classifier.")
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
-    doc_stride: int = setting(128, "SQuAD: tokens between the starts of two windows.")
+    doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
     n_best_size: int = setting(20, "SQuAD: answers that are kept for a question.")
     beam_size: int = setting(20, "SQuAD: starts for which ends are sought.")
+    word_column: str = setting(
+        "",
+        "Tokens: column of the words, a number from 1 (from the end: -1) or a name of the header "
+        "line; empty: FORM if there are names, or the first.",
+    )
+    tag_column: str = setting(
+        "", "Tokens: column of the tags; empty: UPOS if there are names, or the last."
+    )
+    train_file: str = path_setting("Tokens: file to train on; empty: train.txt in data_dir.")
+    dev_file: str = path_setting("Tokens: file to score; empty: dev.txt in data_dir.")
+    test_file: str = path_setting("Tokens: file to tag; empty: test.txt in data_dir.")
     joint_prediction: bool = setting(
         True,
         "SQuAD: True: the original's head, or the one that the preset has; False: independent "

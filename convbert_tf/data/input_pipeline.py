@@ -224,7 +224,7 @@ def finetuning_dataset(
 
     Args:
         source: a TFRecord file, or a list of serialised records.
-        schema: the scalars that go along, see `records`.
+        schema: the scalars and labels of tokens that go along, see `records`.
         batch_size: B, the global batch.
         max_seq_length: at least the longest record.
         num_epochs: None for no end.
@@ -234,7 +234,8 @@ def finetuning_dataset(
         seed, start_step, vocab_size, input_context: as in `pretraining_dataset`.
 
     Returns:
-        A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T] and the scalars [b].
+        A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T], labels of tokens [b, T]
+        and scalars [b].
 
     Raises:
         UserError: the file is missing or damaged, holds a record that is too long, or does not
@@ -279,8 +280,7 @@ def prediction_dataset(
     last record.
 
     Returns:
-        A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T], the scalars [b] and
-        `example_weights` float32 [b]: 1 for a record, 0 for filler.
+        As `finetuning_dataset`, and `example_weights` float32 [b]: 1 for a record, 0 for filler.
     """
     serialized, name = _load(source)
     if not serialized:

@@ -15,10 +15,13 @@ import tensorflow as tf
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
-# A schema gives the dtype of every scalar feature that goes with the two token sequences.
+# A schema gives the kind of every feature that goes with the two token sequences: the dtype of a
+# scalar, or LABELS_OF_TOKENS of a third sequence of whole numbers, which is padded with -1.
+LABELS_OF_TOKENS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
 PRETRAINING = {}
 CLASSIFICATION = {"example_id": tf.int64, "label_ids": tf.int64}
 REGRESSION = {"example_id": tf.int64, "label_ids": tf.float32}
+TOKENS = {"example_id": tf.int64, "label_ids": LABELS_OF_TOKENS}
 SQUAD = {
     "example_id": tf.int64,
     "start_positions": tf.int64,
@@ -99,33 +102,40 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
 
     Args:
         serialized: string tensor [B] of Examples.
-        schema: scalar features to read beside the sequences, name -> dtype.
+        schema: features to read beside the two sequences, see above.
         max_seq_length: T, an int: the static length of the result.
         vocab_size: if given, ids at or above it raise `InvalidArgumentError`.
 
     Returns:
         `input_ids`, `input_mask`, `segment_ids` int32 [B, T]; each scalar feature as int32 or
-        float32 [B].
+        float32 [B], labels of tokens as int32 [B, T].
 
     Raises:
         tf.errors.InvalidArgumentError: a record is longer than T, has an id outside the
-            vocabulary, or lacks a feature of the schema.
+            vocabulary, or lacks a feature of the schema, or a label for each of its tokens.
     """
     spec = {name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) for name in _SEQUENCES}
-    spec |= {name: tf.io.FixedLenFeature([], dtype) for name, dtype in schema.items()}
+    labels = [name for name, kind in schema.items() if kind is LABELS_OF_TOKENS]
+    scalars = {name: dtype for name, dtype in schema.items() if name not in labels}
+    spec |= dict.fromkeys(labels, LABELS_OF_TOKENS)
+    spec |= {name: tf.io.FixedLenFeature([], dtype) for name, dtype in scalars.items()}
     parsed = tf.io.parse_example(serialized, spec)
     ids, stored_mask = parsed["input_ids"], parsed["input_mask"]
     checks = _length_checks(ids, max_seq_length) + _vocabulary_checks(ids, vocab_size)
+    checks += [_label_check(ids, parsed[name], name) for name in labels]
     with tf.control_dependencies(checks):
         batch = {
             name: tf.cast(parsed[name].to_tensor(shape=[None, max_seq_length]), tf.int32)
             for name in ("input_ids", "segment_ids")
         }
+        for name in labels:
+            padded = parsed[name].to_tensor(default_value=-1, shape=[None, max_seq_length])
+            batch[name] = tf.cast(padded, tf.int32)
     lengths = tf.where(
         stored_mask.row_lengths() > 0, tf.reduce_sum(stored_mask, axis=1), ids.row_lengths()
     )
     batch["input_mask"] = tf.sequence_mask(lengths, max_seq_length, dtype=tf.int32)
-    for name, dtype in schema.items():
+    for name, dtype in scalars.items():
         batch[name] = tf.cast(parsed[name], tf.float32 if dtype == tf.float32 else tf.int32)
     return batch
 
@@ -145,6 +155,14 @@ def _length_checks(ids, max_seq_length):
             message="A record has no input_ids: these are not ConvBERT records.",
         ),
     ]
+
+
+def _label_check(ids, labels, name):
+    return tf.debugging.assert_equal(
+        labels.row_lengths(),
+        ids.row_lengths(),
+        message=f"A record has not one of {name} for each token.",
+    )
 
 
 def _vocabulary_checks(ids, vocab_size):

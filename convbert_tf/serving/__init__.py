@@ -8,6 +8,7 @@ import importlib
 _PUBLIC = {
     "ClassifierServer": "saved_model",
     "QuestionAnswererServer": "saved_model",
+    "TaggerServer": "tokens",
     "export": "saved_model",
     "freeze": "inference",
 }

@@ -1,4 +1,4 @@
-"""Models with their weights as constants of the graph, for serving and prediction."""
+"""Models with their weights as constants of the graph, and named inputs of functions."""
 
 import keras
 import tensorflow as tf
@@ -32,3 +32,9 @@ def freeze(model):
             return model(inputs, training=False)
 
     return frozen
+
+
+def signature(function, **specs):
+    """A tf.function of `function` whose inputs go by these names."""
+    named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
+    return tf.function(function, input_signature=named, autograph=False)

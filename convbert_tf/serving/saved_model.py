@@ -13,20 +13,21 @@ from convbert_tf.config import check_length
 from convbert_tf.console import UserError, reason
 from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
-from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.serving.inference import freeze
+from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
+from convbert_tf.serving import windows as windowing
+from convbert_tf.serving.inference import freeze, signature
+from convbert_tf.serving.tokens import TaggerServer
 from convbert_tf.text.characters import UNICODE_VERSION
 from convbert_tf.text.preprocessing import TextPreprocessor, head, pack
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
-# Of a question answerer: outputs that are decoded, and how many windows are computed at once.
+# Of a question answerer: outputs that are decoded.
 _SPANS = {
     "start_top_index": tf.int32,
     "end_top_index": tf.int32,
     "start_top_log_probs": tf.float32,
     "end_top_log_probs": tf.float32,
 }
-_WINDOWS_AT_ONCE = 16
 
 
 def export(preset_dir, output_dir, max_seq_length=None, **options):
@@ -35,11 +36,12 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     What is not given is as the model was trained and scored, if the preset tells it.
 
     Args:
-        preset_dir: a preset of a TextClassifier or QuestionAnswerer with its vocabulary, or what
-            else presets.load takes.
+        preset_dir: a preset of a TextClassifier, TokenClassifier or QuestionAnswerer with its
+            vocabulary, or what else presets.load takes.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
         max_seq_length: longest input in tokens; without a word on it the model's positions.
-        **options: of ClassifierServer or QuestionAnswererServer; None is as not given.
+        **options: of ClassifierServer, TaggerServer or QuestionAnswererServer; None is as not
+            given.
 
     Raises:
         UserError: the preset has no head to serve, `output_dir` is there already or cannot be
@@ -49,19 +51,21 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
-    if not isinstance(model, TextClassifier | QuestionAnswerer):
+    kind = next((server for head, server in _SERVERS.items() if isinstance(model, head)), None)
+    if kind is None:
         raise UserError(
             f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
-            "or question answerer can be served."
+            "or of words, or a question answerer can be served."
         )
     vocabulary = presets.vocabulary(directory)
     presets.check_vocabulary(vocabulary.path, model)
     given = {"max_seq_length": max_seq_length} | options
     options = {"max_seq_length": model.encoder.config.max_position_embeddings}
     options |= presets.serving(directory)
+    if kind is TaggerServer and not options.get("pair"):  # as a TextPreprocessor tells it
+        options.pop("pair", None)
     options |= {name: value for name, value in given.items() if value is not None}
     check_length(options["max_seq_length"], model.encoder.config)
-    kind = ClassifierServer if isinstance(model, TextClassifier) else QuestionAnswererServer
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
@@ -103,9 +107,9 @@ class ClassifierServer(tf.Module):
         self._labels = tf.constant(names)
         text = tf.TensorSpec([None], tf.string)
         if pair:
-            self.serve = _signature(self._serve_pair, text_a=text, text_b=text)
+            self.serve = signature(self._serve_pair, text_a=text, text_b=text)
         else:
-            self.serve = _signature(self._serve, text=text)
+            self.serve = signature(self._serve, text=text)
 
     def _serve(self, text):
         return self._outputs(self._preprocess(text))
@@ -133,12 +137,6 @@ class ClassifierServer(tf.Module):
             "labels": self.labels,
             "max_seq_length": self.max_seq_length,
         }
-
-
-def _signature(function, **specs):
-    """A tf.function of `function` whose inputs go by these names."""
-    named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
-    return tf.function(function, input_signature=named, autograph=False)
 
 
 class QuestionAnswererServer(tf.Module):
@@ -182,14 +180,18 @@ class QuestionAnswererServer(tf.Module):
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
         self.max_answer_length, self.null_threshold = max_answer_length, null_threshold
         text = tf.TensorSpec([None], tf.string)
-        self.serve = _signature(self._serve, question=text, context=text)
+        self.serve = signature(self._serve, question=text, context=text)
 
     def _serve(self, question, context):
         query = self.tokenizer.tokenize(question)
         query = head(query, tf.constant(self.max_query_length, tf.int64))
         pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
-        windows = self._windows(query.row_lengths(), pieces.row_lengths())
-        outputs = self._in_parts(self._inputs(query, pieces, windows))
+        room = self.max_seq_length - 3 - query.row_lengths()
+        windows = windowing.cut(pieces.row_lengths(), room, self.doc_stride)
+        queries = tf.gather(query, windows["example"])
+        inputs = pack(self.tokenizer, queries, windowing.gather(pieces, windows))
+        dtypes = dict(_SPANS, answerable_logit=tf.float32) if self.answerable else _SPANS
+        outputs = windowing.in_parts(self._compute, inputs, dtypes)
         best, start, end = self._best_spans(outputs, windows, query.row_lengths())
         found = best > -1e8
 
@@ -209,44 +211,6 @@ class QuestionAnswererServer(tf.Module):
                 results["end"] = last
         results["answer"] = tf.strings.substr(context, first, last - first)
         return results
-
-    def _in_parts(self, inputs):
-        """The model's outputs for all windows, computed for some at a time to bound the memory."""
-        dtypes = dict(_SPANS, answerable_logit=tf.float32) if self.answerable else _SPANS
-        number = tf.shape(inputs["input_ids"])[0]
-        parts = (number + _WINDOWS_AT_ONCE - 1) // _WINDOWS_AT_ONCE
-        arrays = {
-            name: tf.TensorArray(dtype, parts, infer_shape=False) for name, dtype in dtypes.items()
-        }
-
-        def compute(i, arrays):
-            first = i * _WINDOWS_AT_ONCE
-            outputs = self._compute(
-                {k: x[first : first + _WINDOWS_AT_ONCE] for k, x in inputs.items()}
-            )
-            return i + 1, {name: array.write(i, outputs[name]) for name, array in arrays.items()}
-
-        goes_on = lambda i, _: i < parts  # noqa: E731
-        _, arrays = tf.while_loop(goes_on, compute, (0, arrays), parallel_iterations=1)
-        return {name: array.concat() for name, array in arrays.items()}
-
-    def _windows(self, query_lengths, num_pieces):
-        """Each window's example, place in the example's list, first piece and length, int64 [W]."""
-        room = self.max_seq_length - 3 - query_lengths
-        stride = tf.minimum(room, self.doc_stride)
-        more = tf.maximum(num_pieces - room, 0)
-        counts = 1 + (more + stride - 1) // stride  # windows of each example
-        example = tf.repeat(tf.range(tf.size(counts, tf.int64)), counts)
-        number = tf.ragged.range(counts).values
-        start = number * tf.gather(stride, example)
-        length = tf.minimum(tf.gather(num_pieces, example) - start, tf.gather(room, example))
-        return {"example": example, "number": number, "start": start, "length": length}
-
-    def _inputs(self, query, pieces, windows):
-        first = tf.gather(pieces.row_starts(), windows["example"]) + windows["start"]
-        index = tf.ragged.range(first, first + windows["length"])
-        window_pieces = tf.gather(pieces.values, index)
-        return pack(self.tokenizer, tf.gather(query, windows["example"]), window_pieces)
 
     def _best_spans(self, outputs, windows, query_lengths):
         """Score, first piece and last piece of each example's best span, each [B]."""
@@ -305,3 +269,10 @@ def _first_best(values, segment):
     largest = tf.gather(tf.math.segment_max(values, segment), segment)
     index = tf.range(tf.size(values))
     return tf.math.segment_min(tf.where(values == largest, index, tf.size(values)), segment)
+
+
+_SERVERS = {
+    TextClassifier: ClassifierServer,
+    TokenClassifier: TaggerServer,
+    QuestionAnswerer: QuestionAnswererServer,
+}

@@ -1,4 +1,4 @@
-"""Families of tasks: what differs between sentences and questions when a model is fine-tuned.
+"""Families of tasks: what differs between sentences, questions and tokens in fine-tuning.
 
 A family has
 
@@ -18,7 +18,7 @@ A family has
     baseline(split)     metrics that need no model, to compare with
 """
 
-from convbert_tf.tasks import glue, questions
+from convbert_tf.tasks import glue, questions, tokens
 from convbert_tf.tasks.sentences import Sentences
 
 
@@ -26,5 +26,7 @@ def make(config, tokenizer):
     """The family of the task that `config` (TaskConfig) names."""
     if config.name in questions.TASKS:
         return questions.Questions(config, tokenizer)
+    if config.name in tokens.TASKS:
+        return tokens.Tokens(config, tokenizer)
     source = glue.Files(glue.find_task(config.name), config.data_dir)
     return Sentences(config, source, tokenizer)

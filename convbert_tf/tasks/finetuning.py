@@ -1,4 +1,4 @@
-"""Fine-tuning on GLUE and SQuAD: from a preset and a task's files to its official metric.
+"""Fine-tuning on GLUE, SQuAD and tagged words: from a preset and files to the official metric.
 
 `run` does it all; what differs between the kinds of tasks stands in their families (families.py).
 """
@@ -139,7 +139,8 @@ def run(experiment, allow_config_change=False):
 
 
 def _require_paths(task, options):
-    if not task.init_from or not task.data_dir or not options.model_dir:
+    data = task.data_dir or (task.train_file and task.dev_file)
+    if not task.init_from or not data or not options.model_dir:
         raise UserError(
             "set config.task.init_from (a preset), config.task.data_dir and "
             "config.training.model_dir."
@@ -202,5 +203,6 @@ def _training_data(experiment, family, train_file, model):
 def _evaluation(task, inputs):
     """What the dev set's metrics depend on besides the weights."""
     names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
-    settings = {name: getattr(task, name) for name in (*names.split(), "beam_size")}
+    names += " beam_size word_column tag_column"
+    settings = {name: getattr(task, name) for name in names.split()}
     return settings | {"data_dir": identity.hashes(inputs["task.data_dir"][1:])}

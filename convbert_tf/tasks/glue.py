@@ -95,7 +95,7 @@ def find_task(name):
     key = name.lower()
     key = _ALIASES.get(key, key)
     if key not in TASKS:
-        names = ", ".join([*TASKS, "squad_v1", "squad_v2"])
+        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "tokens"])
         raise UserError(f"no task is called {name!r}; there are {names}.")
     return TASKS[key]
 

@@ -11,7 +11,7 @@ class Predictor:
     """Computes outputs of a model for all records of a set; traced at its first use.
 
     Args:
-        model: TextClassifier or QuestionAnswerer, made in the scope of `strategy`.
+        model: TextClassifier, TokenClassifier or QuestionAnswerer, made in the scope of `strategy`.
         strategy: tf.distribute.Strategy.
     """
 
@@ -29,7 +29,8 @@ class Predictor:
             max_seq_length: at least the longest record.
 
         Returns:
-            name -> array [N, ...]; a classifier's logits as "logits".
+            name -> array [N, ...]; a classifier's logits as "logits", [N, T, C] of tokens with 0
+            behind the end of a record.
         """
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: input_pipeline.prediction_dataset(
@@ -45,7 +46,7 @@ class Predictor:
             signature = [dataset.element_spec]
             self._step = tf.function(self._outputs, input_signature=signature, autograph=False)
         batches = [tf.nest.map_structure(np.asarray, self._step(batch)) for batch in dataset]
-        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        outputs = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
         real = outputs.pop("example_weights") > 0
         order = np.argsort(outputs.pop("example_id")[real], kind="stable")
         return {name: values[real][order] for name, values in outputs.items()}
@@ -53,6 +54,19 @@ class Predictor:
     def _outputs(self, batch):
         outputs = self.strategy.run(_decision, args=(self.model, batch))
         return tf.nest.map_structure(lambda x: self.strategy.gather(x, axis=0), outputs)
+
+
+def _joined(parts):
+    """Arrays [b, ...] behind one another; a second axis of tokens is filled up with zeros."""
+    if parts[0].ndim == 1 or len({part.shape[1] for part in parts}) == 1:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    joined = np.zeros([sum(map(len, parts)), longest, *parts[0].shape[2:]], parts[0].dtype)
+    row = 0
+    for part in parts:
+        joined[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
+    return joined
 
 
 def _decision(model, batch):

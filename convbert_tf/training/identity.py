@@ -27,7 +27,7 @@ _FREE = (
 )
 _HEADS = {
     "pretraining": ("objective", "untied_generator", "uniform_generator"),
-    "task": ("name", "joint_prediction"),
+    "task": ("name", "joint_prediction", "tag_column"),
 }
 
 

@@ -66,6 +66,10 @@ class _ClassifierServing(Serving, total=False):
     max_score: float | None
 
 
+class _TaggerServing(Serving, total=False):
+    doc_stride: int
+
+
 class _AnswererServing(TypedDict, total=False):
     max_seq_length: int
     doc_stride: int
@@ -75,7 +79,11 @@ class _AnswererServing(TypedDict, total=False):
 
 
 _SERVING = dict.fromkeys(KINDS, Serving)
-_SERVING |= {"TextClassifier": _ClassifierServing, "QuestionAnswerer": _AnswererServing}
+_SERVING |= {
+    "TextClassifier": _ClassifierServing,
+    "TokenClassifier": _TaggerServing,
+    "QuestionAnswerer": _AnswererServing,
+}
 
 
 def takes(kind, option):

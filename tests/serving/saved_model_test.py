@@ -19,7 +19,7 @@ from convbert_tf.data import records
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.serving import saved_model
+from convbert_tf.serving import saved_model, windows
 from convbert_tf.tasks import finetuning, glue, squad, squad_decoding
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
@@ -320,7 +320,7 @@ def test_any_number_of_windows_gives_the_same_answers(folder, tokenizer, monkeyp
     questions, contexts = (tf.constant(texts) for texts in zip(*QUESTIONS, strict=True))
     found = []
     for at_once in (1, 3, 1000):
-        monkeypatch.setattr(saved_model, "_WINDOWS_AT_ONCE", at_once)
+        monkeypatch.setattr(windows, "_AT_ONCE", at_once)
         server = serving.QuestionAnswererServer(model, tokenizer, **WINDOWS)
         found.append(server.serve(question=questions, context=contexts))
     for other in found[1:]:
