@@ -1,5 +1,7 @@
 """SQuAD: reading, windows against the original's, records, decoding, official scores."""
 
+import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -198,32 +200,55 @@ def _outputs(num_windows, beam):
     }
 
 
-@pytest.mark.parametrize("num_pieces, room, stride", [(1, 5, 2), (5, 5, 2), (23, 7, 3), (23, 7, 9)])
-def test_window_spans_and_max_context(num_pieces, room, stride):
-    spans = squad.window_spans(num_pieces, room, stride)
-    assert spans[0][0] == 0 and spans[-1][1] == num_pieces
-    assert all(end - start <= room for start, end in spans)
-    assert all(b - a == min(stride, room) for (a, _), (b, _) in zip(spans, spans[1:], strict=False))
-    flags = squad.max_context_flags(spans)
-    for piece in range(num_pieces):
-        scores = [
-            min(piece - start, end - 1 - piece) + 0.01 * (end - start)
-            if start <= piece < end
-            else -1
-            for start, end in spans
-        ]
-        chosen = [
-            i
-            for i, (start, end) in enumerate(spans)
-            if start <= piece < end and flags[i][piece - start]
-        ]
-        assert chosen == [scores.index(max(scores))]
+def _max_context_flags(spans):
+    """For each window (start, end), piece by piece, whether it is BERT's choice for the piece."""
+    num_pieces = spans[-1][1]
+    at = np.arange(num_pieces)
+    scores = np.full([len(spans), num_pieces], -np.inf)
+    for score, (start, end) in zip(scores, spans, strict=True):
+        context = np.minimum(at[start:end] - start, end - 1 - at[start:end])
+        score[start:end] = context + 0.01 * (end - start)
+    best = scores.argmax(axis=0)
+    return [best[start:end] == i for i, (start, end) in enumerate(spans)]
 
 
-def test_of_equal_contexts_the_longer_window_has_the_piece():
-    first, second = squad.max_context_flags([(0, 4), (1, 8)])
-    assert first.tolist() == [True, True, False, False]
-    assert second.tolist() == [False, True, True, True, True, True, True]
+def _cuts():
+    """All small ones, some of usual sizes, and some whose last window ties with one before it.
+
+    A tie takes a window that is shorter by a multiple of 100: a hundredth of it is a whole piece.
+    """
+    small = itertools.product(range(14), range(1, 7), range(1, 8))
+    rng = np.random.default_rng(0)
+    usual = rng.integers([1, 1, 1], [3000, 500, 300], [200, 3])
+    ties = [(300 + 7 + 50 * i, 300, stride) for i in range(20) for stride in (50, 100, 128, 200)]
+    return [*small, *map(tuple, usual.tolist()), *ties]
+
+
+def test_windows_with_most_context_are_those_of_berts_rule():
+    for num_pieces, room, stride in _cuts():
+        spans = squad.window_spans(num_pieces, room, stride)
+        assert spans[0][0] == 0 and spans[-1][1] == num_pieces
+        assert all(end - start == room for start, end in spans[:-1])
+        starts = [start for start, _ in spans]
+        assert starts == [i * min(stride, room) for i in range(len(spans))]
+        cut, flags = squad.Cut(num_pieces, room, stride), _max_context_flags(spans)
+        found = cut.most_context(np.arange(num_pieces))
+        for number, (start, end) in enumerate(spans):
+            np.testing.assert_array_equal(found[start:end] == number, flags[number])
+
+
+def test_windows_of_a_context_share_its_pieces(tokenizer):
+    examples = [
+        dataclasses.replace(_example(context="a b c d e " * 40), question_id=str(i))
+        for i in range(3)
+    ]
+    windows = squad.make_windows(examples, tokenizer, 20, 4, 8)
+    assert len(windows) > 100
+    assert all(window.pieces is windows[0].pieces for window in windows)
+    flags = _max_context_flags([window.cut.span(window.number) for window in windows[:40]])
+    # Only those of one question, cut short: the last of them are not its last.
+    for window, expected in zip(windows[:30], flags, strict=False):
+        np.testing.assert_array_equal(window.max_context, expected)
 
 
 def _example(answer=("1895", 23), context=CONTEXT, question="Where was he born?"):
