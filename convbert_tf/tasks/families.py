@@ -9,7 +9,7 @@ A family has
     evaluation_splits() names of the splits that a run is scored on, the one that counts first
     check(batch_size)   refuses files that cannot be read, or that do not fill a batch to train on
     make_model(model)   a model with the family's head on the encoder of `model`
-    serving()           options of serving.export, to answer as the task is scored
+    serving(metrics)    options of serving.export, to answer as the task is scored with `metrics`
     write_training_records(path)    writes the records; returns their number
     evaluation(split, work_dir)     what of a split is to be predicted, with
         serialized          its records, numbered by their `example_id`

@@ -132,7 +132,8 @@ def run(experiment, allow_config_change=False):
     )
     preset_dir = os.path.join(options.model_dir, "preset")
     lower_case, strip_accents = normalization
-    presets.save(model, preset_dir, vocab_file, lower_case, family.serving(), strip_accents)
+    serving = family.serving(results)
+    presets.save(model, preset_dir, vocab_file, lower_case, serving, strip_accents)
     if remark := scores.remark(results, evaluator.baseline):
         say(remark)
     return results
@@ -203,6 +204,6 @@ def _training_data(experiment, family, train_file, model):
 def _evaluation(task, inputs):
     """What the dev set's metrics depend on besides the weights."""
     names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
-    names += " beam_size word_column tag_column"
+    names += " beam_size null_threshold word_column tag_column"
     settings = {name: getattr(task, name) for name in names.split()}
     return settings | {"data_dir": identity.hashes(inputs["task.data_dir"][1:])}

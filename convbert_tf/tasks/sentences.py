@@ -277,7 +277,7 @@ class Sentences:
         options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
         return TextClassifier.start_from(model, self.config.init_from, **options)
 
-    def serving(self):
+    def serving(self, metrics):
         settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
         return settings | ({"max_score": self.task.max_score} if self.task.is_regression else {})
 

@@ -249,7 +249,7 @@ class Tokens:
             model, self.config.init_from, num_classes=num_classes, **options
         )
 
-    def serving(self):
+    def serving(self, metrics):
         return {name: getattr(self.config, name) for name in ("max_seq_length", "doc_stride")}
 
     def write_training_records(self, path):
