@@ -71,9 +71,10 @@ class Questions:
         windows = self._windows(examples, training=False)
         path = os.path.join(work_dir, f"{split}.tfrecord")
         squad.write_records(path, windows)
-        return QuestionsEvaluation(
-            self.config, self.version2, self.files(split)[0], windows, records.read(path)
-        )
+        # With what the file says of questions without an answer, whichever version this is.
+        examples = squad.read_examples(self.files(split)[0], training=False)
+        serialized = records.read(path)
+        return QuestionsEvaluation(self.config, self.version2, examples, windows, serialized)
 
     def baseline(self, split):
         """Official metrics of random spans of the usual length, or, if better, of no answers."""
@@ -90,11 +91,13 @@ class QuestionsEvaluation:
 
     Attributes:
         serialized: the records of its windows.
+        labelled: whether its questions have answers to score against.
     """
 
-    def __init__(self, config, version2, path, windows, serialized):
-        self.config, self.version2, self.path = config, version2, path
+    def __init__(self, config, version2, examples, windows, serialized):
+        self.config, self.version2, self.examples = config, version2, examples
         self.windows, self.serialized = windows, serialized
+        self.labelled = any(each.answers or each.is_impossible for each in examples)
 
     def predictions(self, outputs):
         """`squad_decoding.decode` of the model's `outputs`: an answer to every question."""
@@ -109,13 +112,15 @@ class QuestionsEvaluation:
             return None
         if setting not in ("f1", "exact"):
             return float(setting)
-        return squad_decoding.best_null_threshold(self.path, predictions, null_odds, setting)
+        if not self.labelled:
+            return None
+        return squad_decoding.best_null_threshold(self.examples, predictions, null_odds, setting)
 
     def score(self, outputs):
         """Official metrics, in percent; for version 2 with the threshold that they are of."""
         predictions, _, null_odds = self.predictions(outputs)
         threshold = self._null_threshold(predictions, null_odds)
-        scores = squad_decoding.evaluate(self.path, predictions, null_odds or None, threshold)
+        scores = squad_decoding.evaluate(self.examples, predictions, null_odds or None, threshold)
         return scores if threshold is None else scores | {"null_threshold": threshold}
 
     def write(self, outputs, directory):
@@ -127,7 +132,7 @@ class QuestionsEvaluation:
         squad_decoding.write_predictions(directory, answers, nbest, null_odds)
         if not self.version2:
             return
-        curves = squad_decoding.precision_recall(self.path, predictions, null_odds)
+        curves = squad_decoding.precision_recall(self.examples, predictions, null_odds)
         try:
             plots.plot_precision_recall(curves, os.path.join(directory, "precision_recall.png"))
         except UserError as error:
