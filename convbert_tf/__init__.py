@@ -21,6 +21,7 @@ _PUBLIC = {
     "TextPreprocessor": "text.preprocessing",
     "WordPieceTokenizer": "text.tokenization",
     "AdamW": "training.optimization",
+    "finetune": "workflows.rows",
 }
 # Public modules by their short names: `convbert_tf.layers`, `from convbert_tf.layers import ...`.
 _MODULES = {

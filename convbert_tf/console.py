@@ -113,6 +113,7 @@ def _parse(argv, details):
     # Shells leave the ~ of --flag=~/folder as it is.
     home = os.path.expanduser("~")
     argv = [re.sub(r"^(--[\w.]+=)~(?=/|$)", lambda m: m[1] + home, arg) for arg in argv]
+    argv = [re.sub(r"^--?grid\.", "--grid=", arg) for arg in argv]
     argv = [_packaged(argument) for argument in argv]
     asked = [arg for arg in argv[1:] if arg.lstrip("-") in HELP and arg.startswith("-")]
     try:

@@ -20,9 +20,9 @@ from convbert_tf.config import (
 )
 from convbert_tf.data import corpus
 from convbert_tf.modeling import presets
-from convbert_tf.tasks import finetuning, pretraining
 from convbert_tf.text import vocabulary, vocabulary_training
 from convbert_tf.training import loop
+from convbert_tf.workflows import finetuning, pretraining
 
 LINES = ["Café olé mañana.", "The cafe, a canon.", "Señor Núñez über naïve Ångström."] * 9
 MODEL = {

@@ -26,6 +26,7 @@ WINGS = {
     "modeling": BASE | {"weights"},
     "training": BASE | {"weights", "modeling"},
     "tasks": BASE | {"text", "data", "weights", "modeling", "training"},
+    "workflows": BASE | {"text", "data", "weights", "modeling", "training", "tasks"},
     "serving": BASE | {"text", "weights", "modeling", "tasks"},
     "conversion": BASE | {"text", "weights", "modeling", "training"},
 }
@@ -223,6 +224,7 @@ CONFIG, MODEL = "convbert_tf/config/__init__.py", "convbert_tf/config/model.py"
 CONVERSION, EXPORT = "convbert_tf/conversion.py", "convbert_tf/serving/export.py"
 VOCABULARY, WORDS = "convbert_tf/text/vocabulary.py", "convbert_tf/text/words.py"
 CORPUS, GLUE = "convbert_tf/data/corpus.py", "convbert_tf/tasks/glue.py"
+TRIALS = "convbert_tf/workflows/trials.py"
 PRESETS, ORIGINAL = "convbert_tf/weights/presets.py", "convbert_tf/weights/original.py"
 LAYERS, HEADS = "convbert_tf/modeling/layers.py", "convbert_tf/modeling/heads.py"
 LOOP = "convbert_tf/training/loop.py"
@@ -244,6 +246,7 @@ TREE = {
     HEADS: "from convbert_tf.modeling import layers\n",
     LOOP: "from convbert_tf.modeling import heads\n",
     GLUE: "from convbert_tf.data import corpus\n",
+    TRIALS: "from convbert_tf.tasks import glue\n",
     SERVING: f"import importlib\ndef f(name):\n    {LOAD}\n",
     EXPORT: "from convbert_tf.tasks import glue\n",
     CONVERSION: "import importlib.util\nfrom convbert_tf.training import loop\n",
@@ -275,6 +278,8 @@ def test_a_small_tree_keeps_the_rules():
         (LAYERS, "from convbert_tf.text import vocabulary", VOCABULARY),
         (LAYERS, "from ..training.loop import fit", LOOP),
         (LOOP, "if True:\n    import convbert_tf.tasks.glue as glue", GLUE),
+        (GLUE, "from convbert_tf.workflows import trials", TRIALS),
+        (EXPORT, "from convbert_tf.workflows.trials import run", TRIALS),
         (CONVERSION, "import convbert_tf.data.corpus", CORPUS),
         # The public names, which lead to every wing.
         (WORDS, "import convbert_tf", PUBLIC),

@@ -9,7 +9,11 @@ from convbert_tf import config
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-EXPERIMENTS = {"pretrain": config.PretrainingExperiment, "finetune": config.FinetuningExperiment}
+EXPERIMENTS = {
+    "pretrain": config.PretrainingExperiment,
+    "finetune": config.FinetuningExperiment,
+    "evaluate": config.FinetuningExperiment,
+}
 ids = [page.name for page in PAGES]
 
 
@@ -44,7 +48,7 @@ def unknown_flags(text):
     for tool, line in commands(text):
         source = (ROOT / "tools" / f"{tool}.py").read_text()
         for flag in re.findall(r"(?<=\s)--([\w.]+)", f" {line}"):
-            if flag.startswith("config."):
+            if flag.startswith(("config.", "grid.")):
                 value = EXPERIMENTS[tool]()
                 for name in flag.split(".")[1:]:
                     value = getattr(value, name, None)

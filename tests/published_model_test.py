@@ -10,9 +10,9 @@ import tensorflow as tf
 from convbert_tf import ConvBertEncoder, ModelConfig, TextPreprocessor, conversion, serving
 from convbert_tf.config import FinetuningExperiment, TaskConfig, TrainingConfig
 from convbert_tf.modeling import presets, storing
-from convbert_tf.tasks import finetuning
 from convbert_tf.text.vocabulary import ids_of, read_pieces
 from convbert_tf.weights import huggingface, names
+from convbert_tf.workflows import finetuning
 from tests import goldens
 from tests.weights.huggingface_files_test import hub  # noqa: F401  a fixture
 from tests.weights.presets_test import randomize, same

@@ -176,7 +176,7 @@ def read_events(folder):
     for path in sorted(pathlib.Path(folder).glob("events*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name in ("text", "hparams"):
+                if value.metadata.plugin_data.plugin_name in ("text", "hparams", "images"):
                     others.add(value.tag)
                     continue
                 scalar = float(tf.make_ndarray(value.tensor))

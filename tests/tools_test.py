@@ -98,6 +98,30 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ),
         ("train_vocabulary", ["--input=x", "--output_file=y", "--vocab_size=5"], 2, ["100"]),
         ("ask", ["--text=x"], 2, ["saved_model"]),
+        ("ask", ["--saved_model=x", "--text=-"], 1, ["tools/predict.py --model=x < FILE"]),
+        (
+            "ask",
+            ["--saved_model=x", "--question=a", "--question=b", "--context=c"],
+            1,
+            ["there is --question 2 times and --context 1 times: each asks with one of each."],
+        ),
+        ("evaluate", [], 1, ["set either --run, or --config and values of it."]),
+        ("evaluate", ["--run=no/run"], 1, ["no/run/config.json is not there"]),
+        ("evaluate", [FINETUNE], 1, ["set --output_dir."]),
+        ("evaluate", [FINETUNE, "--data_dir=x"], 1, ["here it is --config.task.data_dir."]),
+        ("predict", ["--input=no/file"], 2, ["--model is required."]),
+        ("predict", ["--model=x", "--input=no/file.csv"], 1, ["no/file.csv is not there"]),
+        ("predict", ["--model=x", "--input=BUILD"], 1, ["BUILD: set --input_format"]),
+        ("predict", ["--model=x", "--output=x.txt"], 1, ["x.txt: set --output_format"]),
+        (
+            "predict",
+            ["--model=x", "--input=BUILD", "--input_format=text", "--output=./BUILD"]
+            + ["--output_format=tsv"],
+            1,
+            ["--output=./BUILD is the input itself: name another file."],
+        ),
+        ("glue", ["--preset=x", "--data_dir=y"], 2, ["model_dir"]),
+        ("glue", ["--preset=x", "--data_dir=y", "--model_dir=z", "--tasks=x"], 1, ["no task 'x'"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(name, args, status, parts):
@@ -115,6 +139,8 @@ def test_mistakes_are_told_in_one_line(name, args, status, parts):
         ),
         ("export_saved_model", ["--preset=no/preset", "--output_dir=no/model"], "no/preset"),
         ("ask", ["--saved_model=no/model", "--text=x"], "no/model"),
+        ("predict", ["--model=no/model", "--input=BUILD", "--input_format=text"], "no/model"),
+        ("glue", ["--preset=no/preset", "--data_dir=no/glue", "--model_dir=no/run"], "no/glue has"),
     ],
 )
 def test_missing_directories_are_told_in_one_line(name, args, part):
@@ -222,3 +248,26 @@ def test_a_config_named_from_another_folder_is_found_by_its_right_path(tmp_path)
     )
     right = os.path.relpath(ROOT / "configs" / "pretrain_tiny.py", tmp_path)
     assert_one_line(process, 2, f"there is no such file; did you mean {right}")
+
+
+@pytest.mark.slow
+def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_path):
+    from convbert_tf.modeling.encoder import ConvBertEncoder
+    from convbert_tf.modeling.heads import TextClassifier
+    from tests import runs
+
+    (tmp_path / "pieces.txt").write_text("\n".join(runs.VOCAB) + "\n")
+    model = TextClassifier(ConvBertEncoder(runs.MODEL), 2, labels=["bad", "good"])
+    model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(tmp_path / "pieces.txt"))
+    process = subprocess.run(
+        [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        input="a b\n\nc",
+    )
+    assert process.returncode == 0, process.stderr
+    header, *lines = process.stdout.splitlines()
+    assert header == "label\tprobability_bad\tprobability_good" and len(lines) == 3
+    assert {line.split("\t")[0] for line in lines} <= {"bad", "good"}
+    assert process.stderr.startswith("predictions: ") and "3 rows" in process.stderr

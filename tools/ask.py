@@ -1,9 +1,11 @@
-"""Asks an exported SavedModel: a text to classify or to tag, or a question about a context.
+"""Asks an exported SavedModel: texts to classify or to tag, or questions about contexts.
 
     python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
     python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
 
-Needs only tensorflow and tensorflow_text, as any server of the model does.
+A flag that is repeated asks several things at once, which are answered in a list; for files and
+standard input there is tools/predict.py. Needs only tensorflow and tensorflow_text, as any server
+of the model does.
 """
 
 import json
@@ -14,25 +16,28 @@ from absl import flags
 from convbert_tf import console
 
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
-TEXT = flags.DEFINE_string("text", None, "Text to classify or to tag.")
-TEXT_A = flags.DEFINE_string("text_a", None, "First text of a pair.")
-TEXT_B = flags.DEFINE_string("text_b", None, "Second text of a pair.")
-QUESTION = flags.DEFINE_string("question", None, "Question.")
-CONTEXT = flags.DEFINE_string("context", None, "Text that answers the question.")
+TEXT = flags.DEFINE_multi_string("text", None, "Text to classify or to tag; repeat for more.")
+TEXT_A = flags.DEFINE_multi_string("text_a", None, "First text of a pair.")
+TEXT_B = flags.DEFINE_multi_string("text_b", None, "Second text of a pair.")
+QUESTION = flags.DEFINE_multi_string("question", None, "Question.")
+CONTEXT = flags.DEFINE_multi_string("context", None, "Text that answers the question.")
 
 
 def main(_):
+    given = {
+        flag.name: [os.fsencode(value) for value in flag.value]  # as it came, UTF-8 or not
+        for flag in (TEXT, TEXT_A, TEXT_B, QUESTION, CONTEXT)
+        if flag.value is not None
+    }
+    _check(given)
+
     console.load_tensorflow()
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (its ops are in the graph)
 
-    given = {
-        flag.name: tf.constant([os.fsencode(flag.value)])  # as it came, UTF-8 or not
-        for flag in (TEXT, TEXT_A, TEXT_B, QUESTION, CONTEXT)
-        if flag.value is not None
-    }
     try:
-        serve = tf.saved_model.load(SAVED_MODEL.value).signatures["serving_default"]
+        model = tf.saved_model.load(SAVED_MODEL.value)
+        serve = model.signatures["serving_default"]
     except OSError as error:
         raise console.UserError(f"{SAVED_MODEL.value} holds no SavedModel.") from error
     except (IndexError, KeyError, ValueError, tf.errors.OpError) as error:
@@ -42,11 +47,15 @@ def main(_):
     wanted = serve.structured_input_signature[1]
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
-    answer = {name: _plain(value[0].numpy()) for name, value in serve(**given).items()}
-    if "num_words" in answer:
-        _say_tags(answer)
-    else:
-        console.say(json.dumps(answer, ensure_ascii=False, indent=1))
+    outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
+    columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
+    answers = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
+    if "num_words" in outputs:
+        for answer in answers:
+            _say_tags(answer)
+        return
+    said = answers if len(answers) > 1 else answers[0]
+    console.say(json.dumps(said, ensure_ascii=False, indent=1))
 
 
 def _say_tags(answer):
@@ -60,11 +69,24 @@ def _say_tags(answer):
             console.say("\n".join([f"{plural}:", *lines]))
 
 
+def _check(given):
+    """Refuses flags that are not given equally often, and - for standard input."""
+    numbers = {len(values) for values in given.values()}
+    if len(numbers) > 1:
+        counts = [f"--{name} {len(values)} times" for name, values in given.items()]
+        raise console.UserError(f"there is {' and '.join(counts)}: each asks with one of each.")
+    if any(b"-" in values for values in given.values()):
+        raise console.UserError(
+            "- is not read here; for standard input: python tools/predict.py "
+            f"--model={SAVED_MODEL.value} < FILE."
+        )
+
+
 def _plain(value):
     """A value as JSON can hold it; bytes of an answer that are not UTF-8 are shown as \\\\xff."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
+    if isinstance(value, list):  # an empty one fills a row of several labels up
+        return [_plain(each) for each in value if each != b""]
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 

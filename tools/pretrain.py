@@ -24,7 +24,7 @@ def main(_):
     experiment.require_directories()
 
     console.load_tensorflow("orbit")
-    from convbert_tf.tasks import pretraining
+    from convbert_tf.workflows import pretraining
 
     pretraining.run(experiment, ALLOW_CONFIG_CHANGE.value)
 

@@ -26,10 +26,20 @@ from convbert_tf.config.overrides import (
     save,
     to_config_dict,
 )
+from convbert_tf.config.tasks import (
+    GLUE_EPOCHS,
+    OWN_TASK,
+    glue_task,
+    join_list,
+    split_list,
+    task_name,
+)
 
 __all__ = [
     "CONFIG_FILE",
+    "GLUE_EPOCHS",
     "METRICS_FILE",
+    "OWN_TASK",
     "ConfigFlag",
     "DataConfig",
     "FinetuningExperiment",
@@ -42,7 +52,11 @@ __all__ = [
     "differences",
     "finetuning_defaults",
     "from_config_dict",
+    "glue_task",
+    "join_list",
     "paths",
     "save",
+    "split_list",
+    "task_name",
     "to_config_dict",
 ]

@@ -13,6 +13,7 @@ from convbert_tf.config.checks import (
     setting,
 )
 from convbert_tf.config.model import ModelConfig, PretrainingConfig
+from convbert_tf.config.tasks import task_name
 from convbert_tf.console import UserError
 
 
@@ -41,10 +42,10 @@ class DataConfig:
 class TaskConfig:
     """A task to fine-tune on."""
 
-    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens.")
+    name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens, or own.")
     data_dir: str = path_setting(
-        "Folder of the data. GLUE: train.tsv, dev.tsv; SQuAD: train.json; tokens: train.txt, "
-        "train.conll or the like."
+        "Folder of the data. GLUE: train.tsv, dev.tsv (or tfds:glue, tfds:glue@FOLDER); SQuAD: "
+        "train.json; tokens: train.txt, train.conll or the like."
     )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
@@ -59,7 +60,45 @@ class TaskConfig:
     double_unordered: bool = setting(
         True, "MRPC, STS-B: add each training pair swapped, as the original does."
     )
-    classifier_dropout: float = setting(0.1, "GLUE, tokens: dropout before the classifier.")
+    classifier_dropout: float = setting(0.1, "Sentences, tokens: dropout before the classifier.")
+    train_file: str = path_setting(
+        "Own: rows to train on: .csv, .tsv, .jsonl or .parquet. Tokens: in place of data_dir."
+    )
+    dev_file: str = path_setting(
+        "As train_file, to score; own: without, a part of train_file is held out."
+    )
+    test_file: str = path_setting("As train_file, to predict, with or without labels.")
+    text_column: str = setting("text", "Own: column of the text.")
+    text_b_column: str = setting("", "Own: column of the second text, where there are pairs.")
+    label_column: str = setting("label", "Own: column of the class, the labels or the score.")
+    id_column: str = setting("", "Own: column of names of the rows, each there once.")
+    split_column: str = setting("", "Own: column of train_file that says train, dev or test.")
+    delimiter: str = setting("", "Own: what is between the values of a .csv file, if no comma.")
+    kind: str = setting(
+        "classes",
+        "Own: classes: a class a text; labels: any number of labels a text, in a list or with "
+        "label_separator between them; score: a number a text.",
+    )
+    label_separator: str = setting(",", "Own: between the labels of a text.")
+    labels: str = setting("", "Own: all labels, a comma between them; by default those there are.")
+    min_score: float = setting(0.0, "Own: the lowest score; by default that of the data.")
+    max_score: float = setting(0.0, "Own: the highest score; by default that of the data.")
+    held_out: float = setting(0.1, "Own: share of train_file to score, by a hash of the texts.")
+    held_out_seed: int = setting(0, "Own: another number holds out other rows.")
+    metrics: str = setting(
+        "",
+        "Own: a comma between them, the one that counts first. classes: accuracy, macro_f1 (by "
+        "default), mcc, and of two classes f1; labels: micro_f1, macro_f1, subset_accuracy; "
+        "score: pearson, spearman, mean_squared_error.",
+    )
+    class_weights: str = setting(
+        "",
+        "Sentences: what an example of each class counts for in the loss. balanced: the fewer "
+        "there are of a class, the more; or a number a label: 1,3 in their order, or 0:1,1:3.",
+    )
+    num_trials: int = setting(
+        1, "Runs with the seeds training.seed, training.seed + 1 ..., each in model_dir/trial-N."
+    )
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
     doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
@@ -73,9 +112,6 @@ class TaskConfig:
     tag_column: str = setting(
         "", "Tokens: column of the tags; empty: UPOS if there are names, or the last."
     )
-    train_file: str = path_setting("Tokens: file to train on; empty: train.txt in data_dir.")
-    dev_file: str = path_setting("Tokens: file to score; empty: dev.txt in data_dir.")
-    test_file: str = path_setting("Tokens: file to tag; empty: test.txt in data_dir.")
     joint_prediction: bool = setting(
         True,
         "SQuAD: True: the original's head, or the one that the preset has; False: independent "
@@ -104,6 +140,15 @@ class TaskConfig:
             self.null_threshold in ("f1", "exact", "none") or _is_number(self.null_threshold),
             f"null_threshold must be f1, exact, none or a number, got {self.null_threshold!r}.",
         )
+        object.__setattr__(self, "name", task_name(self.name))
+        require_one_of(self, "kind", "classes", "labels", "score")
+        require(0 < self.held_out < 1, f"held_out must be in (0, 1), got {self.held_out}.")
+        scores = (self.min_score, self.max_score)
+        require(
+            all(map(math.isfinite, scores)) and (scores[0] < scores[1] or scores == (0, 0)),
+            f"min_score {scores[0]} must be below max_score {scores[1]}.",
+        )
+        require_at_least_one(self, "num_trials")
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
 
@@ -164,7 +209,13 @@ class TrainingConfig:
     best_metric: str = setting(
         "",
         "Metric of the evaluation whose best checkpoint is kept in best/: the lowest of a loss, "
-        "the highest of anything else. Empty: none.",
+        "the highest of anything else. Fine-tuning ends with that checkpoint's weights. none: no "
+        "metric. Empty: none, but in fine-tuning with an eval_interval the task's main metric.",
+    )
+    patience: int = setting(
+        0,
+        "Evaluations without a better best_metric after which the run stops; 0: it never does. "
+        "Needs an eval_interval.",
     )
     on_nonfinite: str = setting(
         "stop",
@@ -206,7 +257,11 @@ class TrainingConfig:
         require_not_negative(
             self,
             "warmup_steps warmup_proportion weight_decay_rate layerwise_lr_decay clip_norm "
-            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops",
+            "num_train_steps num_devices eval_interval num_eval_steps seed peak_flops patience",
+        )
+        require(
+            not self.patience or (self.eval_interval and self.best_metric != "none"),
+            "patience needs an eval_interval, and a best_metric other than none.",
         )
         require(self.warmup_proportion <= 1, "warmup_proportion must be at most 1.")
 

@@ -22,9 +22,10 @@ class ConfigFlag:
         example: an experiment of the class that the program takes, with its defaults.
         meaning: of the flag, for --help.
         flag_values: absl.flags.FlagValues that it is defined in; by default the program's.
+        required: whether the program cannot do without it.
     """
 
-    def __init__(self, example, meaning, flag_values=None):
+    def __init__(self, example, meaning, flag_values=None, required=True):
         from absl import flags
         from ml_collections import config_flags
 
@@ -37,10 +38,13 @@ class ConfigFlag:
         except flags.Error as error:  # it reads the command line's --flagfile at once
             console.fail(sys.argv, error, 2)
         flag_values["config"].parser = _FileParser(type(example))
-        flags.mark_flag_as_required("config", flag_values)
+        if required:
+            flags.mark_flag_as_required("config", flag_values)
 
     def experiment(self):
-        """The experiment that the command line describes."""
+        """The experiment that the command line describes; None without a --config."""
+        if self._holder.value is None:
+            return None
         return from_config_dict(type(self._example), self._holder.value)
 
     def help(self, arguments):

@@ -355,6 +355,7 @@ def _memory_batches(
     """Gathers, pads and cuts by replica what `batches` (rows, or rows and weights) names."""
     cut, local_rows = _replica_cut(batch_size, input_context)
     serialized, lengths = tf.constant(serialized), tf.constant(lengths, tf.int64)
+    fixed = [name for name, kind in schema.items() if records.is_vector(kind)]
 
     def gather(rows, *weights):
         # The length of the global batch, so that the replicas of a step have equal shares of work.
@@ -370,7 +371,7 @@ def _memory_batches(
         parsed = _with_static_rows(parsed, local_rows)
         if bucket:
             parsed = {
-                name: values[:, :padded] if values.shape.rank == 2 else values
+                name: values[:, :padded] if name not in fixed and values.shape.rank == 2 else values
                 for name, values in parsed.items()
             }
         return parsed | ({"example_weights": weights[0]} if weights else {})

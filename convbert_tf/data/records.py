@@ -16,7 +16,8 @@ from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
 # A schema gives the kind of every feature that goes with the two token sequences: the dtype of a
-# scalar, or LABELS_OF_TOKENS of a third sequence of whole numbers, which is padded with -1.
+# scalar, the tf.TensorSpec of a vector that is as long in every record, or LABELS_OF_TOKENS of a
+# third sequence of whole numbers, which is padded with -1.
 LABELS_OF_TOKENS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
 PRETRAINING = {}
 CLASSIFICATION = {"example_id": tf.int64, "label_ids": tf.int64}
@@ -30,6 +31,16 @@ SQUAD = {
 }
 
 _SEQUENCES = ("input_ids", "segment_ids", "input_mask")
+
+
+def several_labels(num_classes):
+    """The schema of texts that each have any number of `num_classes` labels: 1 for one it has."""
+    return {"example_id": tf.int64, "label_ids": tf.TensorSpec([num_classes], tf.int64)}
+
+
+def is_vector(kind):
+    """Whether a feature of this kind in a schema is a vector."""
+    return isinstance(kind, tf.TensorSpec)
 
 
 def encode(features):
@@ -108,7 +119,7 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
 
     Returns:
         `input_ids`, `input_mask`, `segment_ids` int32 [B, T]; each scalar feature as int32 or
-        float32 [B], labels of tokens as int32 [B, T].
+        float32 [B], a vector of C as int32 [B, C], labels of tokens as int32 [B, T].
 
     Raises:
         tf.errors.InvalidArgumentError: a record is longer than T, has an id outside the
@@ -116,9 +127,9 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
     """
     spec = {name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) for name in _SEQUENCES}
     labels = [name for name, kind in schema.items() if kind is LABELS_OF_TOKENS]
-    scalars = {name: dtype for name, dtype in schema.items() if name not in labels}
+    fixed = {name: kind for name, kind in schema.items() if name not in labels}
     spec |= dict.fromkeys(labels, LABELS_OF_TOKENS)
-    spec |= {name: tf.io.FixedLenFeature([], dtype) for name, dtype in scalars.items()}
+    spec |= {name: _fixed_length(kind) for name, kind in fixed.items()}
     parsed = tf.io.parse_example(serialized, spec)
     ids, stored_mask = parsed["input_ids"], parsed["input_mask"]
     checks = _length_checks(ids, max_seq_length) + _vocabulary_checks(ids, vocab_size)
@@ -135,9 +146,13 @@ def parse(serialized, schema, max_seq_length, vocab_size=None):
         stored_mask.row_lengths() > 0, tf.reduce_sum(stored_mask, axis=1), ids.row_lengths()
     )
     batch["input_mask"] = tf.sequence_mask(lengths, max_seq_length, dtype=tf.int32)
-    for name, dtype in scalars.items():
+    for name, dtype in fixed.items():
         batch[name] = tf.cast(parsed[name], tf.float32 if dtype == tf.float32 else tf.int32)
     return batch
+
+
+def _fixed_length(kind):
+    return tf.io.FixedLenFeature(*([kind.shape, kind.dtype] if is_vector(kind) else [[], kind]))
 
 
 def _length_checks(ids, max_seq_length):

@@ -21,7 +21,7 @@ from convbert_tf.modeling.functions import (
 from convbert_tf.modeling.linear import Dense
 from convbert_tf.weights import formats
 from convbert_tf.weights.names import QA_HIDDEN_SIZE
-from convbert_tf.weights.stored import check_labels
+from convbert_tf.weights.stored import check_labels, check_multi_label
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
@@ -225,19 +225,21 @@ class TextClassifier(_Classifier):
         labels: names of the classes, or None.
         hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
             encoder's activation -> dropout -> Dense(num_classes).
+        multi_label: whether a text has any number of the labels, those whose logit is above 0.
 
     Call: the encoder's inputs -> logits float32 [B, num_classes].
 
     Weights: `encoder`, `logits`; `hidden` [H, H] with `hidden_layer`.
     """
 
-    _SAME = (*_Classifier._SAME, "hidden_layer")
+    _SAME = (*_Classifier._SAME, "hidden_layer", "multi_label")
 
     def __init__(
-        self, encoder, num_classes, dropout=0.1, labels=None, hidden_layer=False, **kwargs
+        self, encoder, num_classes, *args, hidden_layer=False, multi_label=False, **kwargs
     ):
-        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
-        self.hidden_layer = hidden_layer
+        super().__init__(encoder, num_classes, *args, **kwargs)
+        check_multi_label(multi_label, self.num_classes)
+        self.hidden_layer, self.multi_label = hidden_layer, multi_label
         if hidden_layer:
             size = encoder.config.hidden_size
             act = activation(encoder.config.hidden_act)
@@ -250,14 +252,26 @@ class TextClassifier(_Classifier):
             features = self.dropout(self.hidden(features), training=training)
         return self.logits(features)
 
-    def example_losses(self, logits, batch):
-        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them."""
+    def example_losses(self, logits, batch, class_weights=None):
+        """Loss of each example [B]: cross-entropy of `label_ids`, or the squared error to them.
+
+        With `multi_label` the sum of each label's, for `label_ids` [B, C] of 0 and 1. Otherwise
+        `class_weights` has a factor for the examples of each class.
+        """
+        if self.multi_label:
+            labels = ops.cast(batch["label_ids"], "float32")
+            return ops.sum(sigmoid_cross_entropy(logits, labels), axis=-1)
         if self.num_classes == 1:
             return ops.square(logits[:, 0] - ops.cast(batch["label_ids"], "float32"))
-        return cross_entropy(logits, batch["label_ids"])
+        losses = cross_entropy(logits, batch["label_ids"])
+        if class_weights is None:
+            return losses
+        weights = ops.convert_to_tensor(class_weights, "float32")
+        return losses * ops.take(weights, batch["label_ids"])
 
     def get_config(self):
-        return super().get_config() | {"hidden_layer": self.hidden_layer}
+        names = ("hidden_layer", "multi_label")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable("convbert_tf")

@@ -18,6 +18,8 @@ __all__ = [
     "is_original",
     "load",
     "load_encoder",
+    "misfit",
+    "preset_of",
     "save",
     "serving",
     "vocab_file",
@@ -58,6 +60,19 @@ def load_encoder(source):
     return ConvBertEncoder.from_preset(source)
 
 
+preset_of = presets.preset_of
+
+
 def check_vocabulary(path, model):
     """Refuses a vocabulary with ids that `model` has no embedding for."""
     presets.check_vocabulary(path, getattr(model, "encoder", model).config)
+
+
+def misfit(model, kind, **options):
+    """Why the head of `model` is none of the class `kind` with `options`, or "" if it is one."""
+    if not isinstance(model, kind):
+        return f"it is a {type(model).__name__}, not a {kind.__name__}"
+    has = model.get_config()
+    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    differing = [key for key in asked if asked[key] != has[key]]
+    return "; ".join(f"its {key}: {has[key]!r}, not {asked[key]!r}" for key in differing)

@@ -11,6 +11,7 @@ _PUBLIC = {
     "TaggerServer": "tokens",
     "export": "saved_model",
     "freeze": "inference",
+    "load": "loading",
 }
 
 __all__ = [*_PUBLIC]

@@ -21,6 +21,9 @@ from convbert_tf.text.characters import UNICODE_VERSION
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
+# Beside a SavedModel: its inputs, its labels, the lengths that it was exported with.
+SIGNATURE_FILE = "signature.json"
+
 
 def export(preset_dir, output_dir, max_seq_length=None, **options):
     """Writes the SavedModel of a fine-tuned preset to `output_dir`.
@@ -41,6 +44,23 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
+    server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
+    try:
+        with undone_on_error(partial):
+            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
+            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            write_json(os.path.join(partial, SIGNATURE_FILE), described)
+            os.replace(partial, output_dir)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+
+
+def make_server(preset_dir, **given):
+    """The ClassifierServer or QuestionAnswererServer of a fine-tuned preset.
+
+    Args and errors as for `export`.
+    """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
     kind = next((server for head, server in _SERVERS.items() if isinstance(model, head)), None)
@@ -51,7 +71,6 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
         )
     vocabulary = presets.vocabulary(directory)
     presets.check_vocabulary(vocabulary.path, model)
-    given = {"max_seq_length": max_seq_length} | options
     options = {"max_seq_length": model.encoder.config.max_position_embeddings}
     options |= presets.serving(directory)
     if kind is TaggerServer and not options.get("pair"):  # as a TextPreprocessor tells it
@@ -61,36 +80,33 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
-    partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
-    try:
-        with undone_on_error(partial):
-            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-            described = server.describe() | {"unicode_version": UNICODE_VERSION}
-            write_json(os.path.join(partial, "signature.json"), described)
-            os.replace(partial, output_dir)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+    return kind(model, WordPieceTokenizer(*vocabulary), **options)
 
 
 class ClassifierServer(tf.Module):
-    """Texts -> label and probabilities (or the score of a regression).
+    """Texts -> label and probabilities (or several labels, or the score of a regression).
 
     Signature: `text` string [B], or `text_a` and `text_b` -> `logits` float32 [B, C],
-    `probabilities` [B, C], `label` string [B] (the class's name, or its number); a regression
-    gives `score` [B] alone, from 0 to `max_score`.
+    `probabilities` [B, C], `label` string [B] (the class's name, or its number). Where a text may
+    have several labels, `labels` string [B, L] instead of `label`: those with a probability above
+    0.5, and "" up to the L of the text with most. A regression gives `score` [B] alone, from
+    `min_score` to `max_score`.
 
     Args:
         model: TextClassifier.
         tokenizer: WordPieceTokenizer.
         max_seq_length: longest input in tokens.
         pair: whether the input is a pair of texts.
-        max_score: of a regression whose labels were divided by it; None leaves the output as it is.
+        min_score, max_score: the range of a regression's labels, which were trained on from 0 to
+            1; without a max_score the output is left as it is.
     """
 
-    def __init__(self, model, tokenizer, max_seq_length, pair=False, max_score=None):
+    def __init__(
+        self, model, tokenizer, max_seq_length, pair=False, max_score=None, min_score=None
+    ):
         super().__init__()
-        self.max_score = max_score
+        self.max_score, self.min_score = max_score, min_score or 0.0
+        self.multi_label = model.multi_label
         self._compute, self.tokenizer = freeze(model), tokenizer
         self.num_classes, self.labels = model.num_classes, model.labels
         self.max_seq_length, self.pair = max_seq_length, pair
@@ -114,8 +130,16 @@ class ClassifierServer(tf.Module):
         if self.num_classes == 1:
             score = logits[:, 0]
             if self.max_score is not None:
-                score = tf.clip_by_value(score, 0, 1) * self.max_score
+                score = tf.clip_by_value(score, 0, 1) * (self.max_score - self.min_score)
+                score += self.min_score
             return {"score": score}
+        if self.multi_label:
+            names = tf.broadcast_to(self._labels, tf.shape(logits))
+            return {
+                "logits": logits,
+                "probabilities": tf.sigmoid(logits),
+                "labels": tf.ragged.boolean_mask(names, logits > 0).to_tensor(default_value=""),
+            }
         return {
             "logits": logits,
             "probabilities": tf.nn.softmax(logits),
@@ -124,11 +148,16 @@ class ClassifierServer(tf.Module):
 
     def describe(self):
         inputs = ["text_a", "text_b"] if self.pair else ["text"]
-        return {
+        described = {
             "inputs": inputs,
             "labels": self.labels,
             "max_seq_length": self.max_seq_length,
         }
+        if self.multi_label:
+            described["multi_label"] = True
+        if self.num_classes == 1 and self.max_score is not None:
+            described |= {"min_score": self.min_score, "max_score": self.max_score}
+        return described
 
 
 _SERVERS = {

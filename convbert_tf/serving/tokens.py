@@ -77,6 +77,8 @@ class TaggerServer(tf.Module):
         inputs["is_own"] = self._own(pieces, windows, tf.shape(inputs["input_ids"])[1])
 
         def compute(inputs):
+            longest = tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1))
+            inputs = {name: values[:, :longest] for name, values in inputs.items()}
             is_own = inputs.pop("is_own")
             probabilities = tf.nn.softmax(self._compute(inputs))
             best = tf.argmax(probabilities, axis=-1)

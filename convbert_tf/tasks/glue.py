@@ -3,15 +3,17 @@
 What is made of the examples stands in sentences.py, whose names are here too.
 """
 
+import functools
 import os
+import re
 
-from convbert_tf.console import UserError, say
+from convbert_tf.config import task_name
+from convbert_tf.console import UserError, reason, say
+from convbert_tf.data.tables import held_out
+from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
     Example,
     Task,
-    main_metric,
-    majority_baseline,
-    metrics,
     truncate_pair,
     write_records,
     write_submission,
@@ -22,6 +24,7 @@ __all__ = [
     "Example",
     "Files",
     "Task",
+    "TensorFlowDatasets",
     "find_file",
     "find_task",
     "main_metric",
@@ -29,6 +32,7 @@ __all__ = [
     "metrics",
     "read_examples",
     "read_tfds",
+    "source",
     "truncate_pair",
     "write_records",
     "write_submission",
@@ -46,12 +50,42 @@ _INFERENCE = {
     "labels": ("contradiction", "entailment", "neutral"),
     "tfds_columns": ("premise", "hypothesis"),
 }
+# The diagnostic set as gluebenchmark.com and GLUE's own script call it; a folder of MNLI lies
+# beside its own.
+_AX_FILES = tuple(
+    os.path.join(folder, name)
+    for folder, name in (
+        ("", "AX.tsv"),
+        ("AX", "AX.tsv"),
+        ("", "diagnostic.tsv"),
+        ("diagnostic", "diagnostic.tsv"),
+        (os.path.join("..", "AX"), "AX.tsv"),
+        (os.path.join("..", "diagnostic"), "diagnostic.tsv"),
+    )
+)
+_AX = (_AX_FILES, "ax:test")
 _MNLI_SPLITS = {
     "train": ("train.tsv", "train"),
     "dev": ("dev_matched.tsv", "validation_matched"),
     "dev_mismatched": ("dev_mismatched.tsv", "validation_mismatched"),
     "test": ("test_matched.tsv", "test_matched"),
     "test_mismatched": ("test_mismatched.tsv", "test_mismatched"),
+    "ax": _AX,
+}
+_MNLI_STEMS = {
+    "dev": "MNLI-m",
+    "dev_mismatched": "MNLI-mm",
+    "test": "MNLI-m",
+    "test_mismatched": "MNLI-mm",
+    "ax": "AX",
+}
+# MRPC also as Microsoft ships it, where the test set has labels and the dev set is a part of the
+# training file.
+_MRPC_TRAIN = "msr_paraphrase_train.txt"
+_MRPC_SPLITS = {
+    "train": (("train.tsv", _MRPC_TRAIN), "train"),
+    "dev": (("dev.tsv", _MRPC_TRAIN), "validation"),
+    "test": (("msr_paraphrase_test.txt", "test.tsv"), "test"),
 }
 # Of CoLA's files only test.tsv has a header line.
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
@@ -65,6 +99,7 @@ _TASK_LIST = (
         **_PARAPHRASES,
         metrics=("accuracy", "f1"),
         folder="MRPC",
+        splits=_MRPC_SPLITS,
         unordered=True,
         tfds_columns=("sentence1", "sentence2"),
     ),
@@ -82,20 +117,18 @@ _TASK_LIST = (
     Task("qnli", text_a="question", text_b="sentence", labels=_ENTAILMENT, folder="QNLI"),
     # GLUE's own files of QQP are known for broken lines; TensorFlow Datasets drops them as well.
     Task("qqp", **_QUESTIONS, metrics=("accuracy", "f1"), folder="QQP", skips_broken_lines=True),
-    Task("mnli", **_INFERENCE, folder="MNLI", splits=_MNLI_SPLITS),
+    Task("mnli", **_INFERENCE, folder="MNLI", splits=_MNLI_SPLITS, stems=_MNLI_STEMS),
     # The diagnostic set: no training data; predict it with a model fine-tuned on MNLI.
-    Task("ax", **_INFERENCE, metrics=("mcc",), folder="AX", splits={"test": ("AX.tsv", "test")}),
+    Task("ax", **_INFERENCE, metrics=("mcc",), folder="AX", splits={"test": _AX}),
 )
 TASKS = {task.name: task for task in _TASK_LIST}
-_ALIASES = {"sst-2": "sst2", "sst": "sst2", "sts-b": "stsb", "sts": "stsb"}
 
 
 def find_task(name):
     """The task called `name`, in any case and under its usual aliases ('SST-2', 'sts')."""
-    key = name.lower()
-    key = _ALIASES.get(key, key)
+    key = task_name(name)
     if key not in TASKS:
-        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "tokens"])
+        names = ", ".join([*TASKS, "squad_v1", "squad_v2", "tokens", "own"])
         raise UserError(f"no task is called {name!r}; there are {names}.")
     return TASKS[key]
 
@@ -122,11 +155,14 @@ def read_examples(task, data_dir, split):
     else:
         header, lines = list(task.columns), _tsv_lines(path)
     positions = _column_positions(task, header or first, path, split)
+    belongs = _mrpc_part(path, split)
     examples, broken = [], 0
     for number, fields in lines:
         try:
             if len(fields) != len(header):
                 raise ValueError(f"{len(fields)} columns, not {len(header)}")
+            if not belongs(fields):
+                continue
             texts = [fields[position] for position in positions[:-1]]
             label = None if positions[-1] is None else _parse_label(task, fields[positions[-1]])
         except ValueError as error:
@@ -143,21 +179,56 @@ def read_examples(task, data_dir, split):
 
 
 def _split_names(task, split):
+    """The names of the files of `split`, and its name in TensorFlow Datasets."""
+    if task.name == "ax" and split == "train":
+        raise UserError(
+            "AX has no training data: fine-tune on mnli, and predict the split ax of that task "
+            "with its model."
+        )
     if split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}; it has {', '.join(task.splits)}.")
-    return task.splits[split]
+    files, tfds_split = task.splits[split]
+    return (files,) if isinstance(files, str) else files, tfds_split
 
 
 def find_file(task, data_dir, split):
     """The file of `split` in `data_dir`, or in a folder of the task's name there."""
-    name = _split_names(task, split)[0]
+    names = _split_names(task, split)[0]
     folders = ["", *dict.fromkeys(folder for folder in (task.folder, task.name) if folder)]
-    for folder in folders:
-        path = os.path.join(data_dir, folder, name)
-        if os.path.isfile(path):
-            return path
-    looked = " nor ".join(os.path.join(data_dir, folder, name) for folder in folders)
-    raise UserError(f"{task.name} needs a file {name}, but there is neither {looked}.")
+    for name in names:
+        for folder in folders:
+            path = os.path.join(data_dir, folder, name)
+            if os.path.isfile(path):
+                return os.path.normpath(path) if os.pardir in name else path
+    looked = " nor ".join(os.path.join(data_dir, folder, names[0]) for folder in folders)
+    raise UserError(f"{task.name} needs a file {names[0]}, but there is neither {looked}.")
+
+
+# --- MRPC's dev set ---
+
+_MRPC_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
+
+
+def _mrpc_part(path, split):
+    """Whether a line of fields of the file at `path` belongs to `split`: always, but in MRPC's.
+
+    Microsoft's training file holds GLUE's dev set too.
+    """
+    folder, name = os.path.split(path)
+    if name != _MRPC_TRAIN:
+        return lambda fields: True
+    found = _mrpc_list(path)
+    if found is None:
+        if split == "dev":
+            say(
+                f"{folder} has none of {', '.join(_MRPC_IDS)}, GLUE's list of the dev set: a fixed "
+                f"tenth of {name} takes its place, so scores are not those of GLUE's dev set"
+            )
+        return lambda fields: held_out(fields[1:3], 0.1) == (split == "dev")
+    at = 0 if found.endswith(_MRPC_IDS) else 1  # the column of the first id
+    pairs = {tuple(fields[at : at + 2]) for _, fields in _tsv_lines(found)}
+    in_dev = os.path.basename(found) != "train.tsv"
+    return lambda fields: ((tuple(fields[1:3]) in pairs) == in_dev) == (split == "dev")
 
 
 def _tsv_lines(path):
@@ -176,12 +247,13 @@ def _tsv_lines(path):
 def _column_positions(task, header, path, split):
     """Where text_a, text_b (if the task has it) and the label stand; the label's may be None."""
     wanted = [column for column in (task.text_a, task.text_b, task.label) if column]
-    optional = task.label if split.startswith("test") else None
+    optional = task.label if split.startswith("test") or split == "ax" else None
     for column in wanted:
         if column not in header and column != optional:
             raise UserError(
                 f"{path}:1: {task.name} needs a column {column!r}, but the header line has "
-                f"{', '.join(map(repr, header))}."
+                f"{', '.join(map(repr, header))}. (For columns of your own names there is "
+                "configs/finetune_own.py.)"
             )
     return [header.index(column) if column in header else None for column in wanted]
 
@@ -200,13 +272,28 @@ def _parse_label(task, text):
     return score
 
 
+def _mrpc_list(path):
+    """The file that tells which pairs of the one at `path` are GLUE's dev set; None if none does.
+
+    A list of their ids, or else the other of the two files that GLUE makes of it.
+    """
+    folder, name = os.path.split(path)
+    others = (*_MRPC_IDS, "dev.tsv", "train.tsv") if name == _MRPC_TRAIN else ()
+    paths = [os.path.join(folder, other) for other in others]
+    return next(filter(os.path.isfile, paths), None)
+
+
+# --- TensorFlow Datasets ---
+
+
 def read_tfds(task, split, data_dir=None):
     """The examples of `split` from TensorFlow Datasets (`glue/...`), downloaded if need be.
 
     Args:
         task: a task of `TASKS`.
         split: as for `read_examples`.
-        data_dir: TFDS's own folder of prepared data sets; by default ~/tensorflow_datasets.
+        data_dir: TFDS's own folder of prepared data sets; by default what TFDS_DATA_DIR in the
+            environment says, or ~/tensorflow_datasets.
 
     Returns:
         A list of `Example`s in the order of GLUE's TSV files, whose line index is the example_id.
@@ -214,21 +301,44 @@ def read_tfds(task, split, data_dir=None):
     Raises:
         UserError: the data set is neither there nor to be had.
     """
-    tfds_split = _split_names(task, split)[1]
+    builder, tfds_split = _prepared(task, split, data_dir)
+    names = None if task.is_regression else builder.info.features["label"].names
+    rows = sorted(builder.as_dataset(split=tfds_split).as_numpy_iterator(), key=_number)
+    return [_from_tfds(task, row, names) for row in rows]
+
+
+def _number(row):
+    return row["idx"]
+
+
+def _prepared(task, split, data_dir):
+    """TFDS's builder of the set that holds `split`, and the split's name there."""
+    name, _, tfds_split = _split_names(task, split)[1].rpartition(":")
+    name = f"glue/{name or task.name}"
+    builder = _builder(name, data_dir)
+    if tfds_split not in builder.info.splits:
+        raise UserError(
+            f"TensorFlow Datasets cannot give {name}, split {tfds_split!r}: there are "
+            f"{', '.join(builder.info.splits)} in {builder.data_path}."
+        )
+    return builder, tfds_split
+
+
+@functools.cache
+def _builder(name, data_dir):
     # Here, since importing it takes seconds that users of TSV files need not wait.
     import tensorflow_datasets as tfds
 
-    name = f"glue/{task.name}"
     try:
-        dataset, info = tfds.load(name, split=tfds_split, data_dir=data_dir, with_info=True)
-    except (OSError, ValueError) as error:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+    except Exception as error:  # of the network, of the set's own code, of TFDS
         raise UserError(
-            f"TensorFlow Datasets cannot give {name}, split {tfds_split!r}: {error}; where there "
-            "is no network, read GLUE's TSV files."
+            f"TensorFlow Datasets cannot give {name} ({reason(error)}): where there is no network, "
+            "give the folder of a prepared set, --config.task.data_dir=tfds:glue@FOLDER, or GLUE's "
+            "TSV files."
         ) from error
-    names = None if task.is_regression else info.features["label"].names
-    rows = sorted(dataset.as_numpy_iterator(), key=lambda row: row["idx"])
-    return [_from_tfds(task, row, names) for row in rows]
+    return builder
 
 
 def _from_tfds(task, row, names):
@@ -246,8 +356,27 @@ def _from_tfds(task, row, names):
     return Example(int(row["idx"]), texts[0], texts[1] if task.text_b else None, label)
 
 
+# --- as sources of sentences.Sentences ---
+
+
+def source(name, data_dir):
+    """Where the examples of the task called `name` come from.
+
+    Args:
+        name: see `find_task`.
+        data_dir: the folder of GLUE's TSV files, or the one above; "tfds:glue" for TensorFlow
+            Datasets, "tfds:glue@FOLDER" for those in a folder of theirs.
+    """
+    if not data_dir.startswith("tfds:"):
+        return Files(find_task(name), data_dir)
+    match = re.fullmatch(r"tfds:glue(?:@(.+))?", data_dir)
+    if not match:
+        raise UserError(f"data_dir {data_dir!r}: write tfds:glue or tfds:glue@FOLDER.")
+    return TensorFlowDatasets(find_task(name), match[1] and os.path.expanduser(match[1]))
+
+
 class Files:
-    """GLUE's TSV files of a task, as a source of `sentences.Sentences`.
+    """GLUE's TSV files of a task.
 
     Args:
         task: a task of `TASKS`, or one of your own.
@@ -257,9 +386,44 @@ class Files:
     def __init__(self, task, data_dir):
         self.task, self.data_dir = task, data_dir
 
+    def has(self, split):
+        """Whether `split` is there."""
+        try:
+            return bool(find_file(self.task, self.data_dir, split))
+        except UserError:
+            return False
+
     def files(self, split):
-        """Paths of the files that hold `split`."""
-        return [find_file(self.task, self.data_dir, split)]
+        """Paths of the files that hold `split`, and of those that tell what belongs to it."""
+        path = find_file(self.task, self.data_dir, split)
+        return [path, *filter(None, [_mrpc_list(path)])]
 
     def examples(self, split):
         return read_examples(self.task, self.data_dir, split)
+
+
+class TensorFlowDatasets:
+    """A task of GLUE as TensorFlow Datasets has it.
+
+    Args:
+        task: a task of `TASKS`.
+        data_dir: as for `read_tfds`.
+    """
+
+    def __init__(self, task, data_dir=None):
+        self.task, self.data_dir = task, data_dir
+
+    def has(self, split):
+        """Whether `split` is there."""
+        try:
+            return bool(_prepared(self.task, split, self.data_dir))
+        except UserError:
+            return False
+
+    def files(self, split):
+        """Paths of the files that hold `split`."""
+        builder, tfds_split = _prepared(self.task, split, self.data_dir)
+        return [os.fspath(path) for path in builder.info.splits[tfds_split].filepaths]
+
+    def examples(self, split):
+        return read_tfds(self.task, split, self.data_dir)

@@ -7,8 +7,9 @@ import os
 
 from convbert_tf.console import UserError, say
 from convbert_tf.data import records
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
-from convbert_tf.tasks import squad, squad_decoding
+from convbert_tf.tasks import reports, squad, squad_decoding
 from convbert_tf.training import plots
 
 TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
@@ -22,7 +23,7 @@ class Questions:
         tokenizer: WordPieceTokenizer.
     """
 
-    schema = records.SQUAD
+    schema, main_metric = records.SQUAD, "f1"
 
     def __init__(self, config, tokenizer):
         self.config, self.tokenizer = config, tokenizer
@@ -46,9 +47,15 @@ class Questions:
 
     def make_model(self, model):
         """A question answerer on the encoder of `model`; with its head if it is of this kind."""
-        options = {"answerable": self.version2, "beam_size": self.config.beam_size}
-        options |= {} if self.config.joint_prediction else {"joint": False}
+        options = self._kind() | {"beam_size": self.config.beam_size}
         return QuestionAnswerer.start_from(model, self.config.init_from, **options)
+
+    def misfit(self, model):
+        return presets.misfit(model, QuestionAnswerer, **self._kind())
+
+    def _kind(self):
+        kind = {"answerable": self.version2}
+        return kind if self.config.joint_prediction else kind | {"joint": False}
 
     def serving(self, metrics):
         names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
@@ -89,6 +96,9 @@ class Questions:
 class QuestionsEvaluation:
     """A SQuAD file to predict.
 
+    It has no `ensemble`: each model gives ends for the starts of its own beam, so that theirs are
+    not of the same spans.
+
     Attributes:
         serialized: the records of its windows.
         labelled: whether its questions have answers to score against.
@@ -98,6 +108,10 @@ class QuestionsEvaluation:
         self.config, self.version2, self.examples = config, version2, examples
         self.windows, self.serialized = windows, serialized
         self.labelled = any(each.answers or each.is_impossible for each in examples)
+
+    @property
+    def num_examples(self):
+        return len(self.examples)
 
     def predictions(self, outputs):
         """`squad_decoding.decode` of the model's `outputs`: an answer to every question."""
@@ -123,6 +137,21 @@ class QuestionsEvaluation:
         scores = squad_decoding.evaluate(self.examples, predictions, null_odds or None, threshold)
         return scores if threshold is None else scores | {"null_threshold": threshold}
 
+    def report(self, outputs):
+        """The wrong answers that the model was surest of, to questions that have one."""
+        _, nbest, _ = self.predictions(outputs)
+        asked = {e.question_id: (i, e) for i, e in enumerate(self.examples) if e.answers}
+        best = {key: nbest[key][0] for key in asked}
+        mistakes = []
+        for key in sorted(asked, key=lambda key: -best[key]["probability"]):
+            number, example = asked[key]
+            one = {key: best[key]["text"]}
+            if squad_decoding.evaluate([example], one)["f1"] == 0:
+                mistakes.append(_mistake(number, example, best[key]))
+            if len(mistakes) == reports.NUM_MISTAKES:
+                break
+        return {"mistakes": mistakes}
+
     def write(self, outputs, directory):
         """Writes the predictions that `score` scores, and how precision goes with recall."""
         predictions, nbest, null_odds = self.predictions(outputs)
@@ -137,3 +166,13 @@ class QuestionsEvaluation:
             plots.plot_precision_recall(curves, os.path.join(directory, "precision_recall.png"))
         except UserError as error:
             say(f"no picture of precision and recall: {error}")
+
+
+def _mistake(number, example, answer):
+    return {
+        "example": number,
+        "question": example.question,
+        "answers": " / ".join(dict.fromkeys(text for text, _ in example.answers)),
+        "prediction": answer["text"],
+        "probability": round(answer["probability"], 6),
+    }

@@ -1,24 +1,28 @@
-"""Tasks of one sentence or a pair: examples, records, metrics, predictions.
+"""Tasks of one text or a pair: examples, records, metrics, predictions.
 
-A task of your own needs no code here: build a `Task` that names the columns and the labels of your
-TSV files, for instance
-
-    Task(name="mine", text_a="question", text_b="answer", label="verdict", labels=("bad", "good"))
-
-and pass it wherever a task of `glue.TASKS` could go.
+What a text gets is a class, any number of labels, or a score. Examples come from a source: GLUE's
+files (glue.py) or tables of one's own (own.py).
 """
 
-import collections
 import dataclasses
-import functools
 import os
 
 import numpy as np
 
-from convbert_tf.console import Progress, UserError
+from convbert_tf.console import Progress, UserError, say
 from convbert_tf.data import input_pipeline, records
 from convbert_tf.files import atomic_path
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.tasks import reports
+from convbert_tf.tasks.measures import (
+    class_weights,
+    label_array,
+    label_value,
+    main_metric,
+    majority_baseline,
+    metrics,
+)
 
 _SPLITS = {
     "train": ("train.tsv", "train"),
@@ -38,14 +42,18 @@ class Task:
         text_a, text_b, label: column names; no `text_b` means single sentences.
         labels: class names in the order of their ids, as the TSV files and GLUE's submissions
             spell them; empty for regression.
-        metrics: names out of accuracy, f1, mcc, pearson, spearman, the one that counts first.
+        metrics: names, see `metrics`, the one that counts first.
         folder: GLUE's name for the task: its folder, and the stem of its submission file.
         columns: the column names of files that have no header line.
-        splits: split -> (TSV file, name of the split in TensorFlow Datasets).
-        max_score: a regression label's largest value; records hold label / max_score.
+        splits: split -> (TSV file, or several of which the first that is there counts; name of
+            the split in TensorFlow Datasets, "config:split" where it is of another config).
+        min_score, max_score: the range of a regression's labels; records hold them from 0 to 1.
         unordered: the pair may be swapped, so training data can be doubled (`double_unordered`).
         skips_broken_lines: drops and counts broken lines where other tasks refuse the file.
         tfds_columns: text_a and text_b in TensorFlow Datasets, where the names differ.
+        stems: split -> stem of its submission file, where it is not `folder`.
+        multi_label: a text has any number of the labels.
+        separator: stands between the labels of a text in files.
     """
 
     name: str
@@ -61,6 +69,10 @@ class Task:
     unordered: bool = False
     skips_broken_lines: bool = False
     tfds_columns: tuple[str, ...] = ()
+    stems: dict = dataclasses.field(default_factory=dict)
+    min_score: float = 0.0
+    multi_label: bool = False
+    separator: str = ","
 
     @property
     def is_regression(self):
@@ -70,17 +82,38 @@ class Task:
     @property
     def schema(self):
         """The record schema of the task, for `records.parse`."""
+        if self.multi_label:
+            return records.several_labels(len(self.labels))
         return records.REGRESSION if self.is_regression else records.CLASSIFICATION
+
+    def scores(self, predictions):
+        """A regression's `predictions`, which are from 0 to 1, on the labels' scale."""
+        return self.min_score + np.asarray(predictions, float) * (self.max_score - self.min_score)
+
+    def answers(self, predictions):
+        """The `predictions` (as for `metrics`) as files spell them, a list of strings."""
+        if self.is_regression:
+            scores = np.clip(np.asarray(predictions, float), 0, 1)
+            return [f"{score:.3f}" for score in self.scores(scores)]
+        if self.multi_label:
+            chosen = map(np.flatnonzero, predictions)
+            return [self.separator.join(self.labels[i] for i in row) for row in chosen]
+        return [self.labels[prediction] for prediction in predictions]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """One sentence or pair. `label`: class id, score (0 to `max_score`), or None if unknown."""
+    """One sentence or pair.
+
+    `label`: class id, tuple of class ids, score, or None if unknown. `key`: by which its row is
+    found in its file, if not by `example_id`.
+    """
 
     example_id: int
     text_a: str
     text_b: str | None
-    label: int | float | None
+    label: int | float | tuple | None
+    key: str | int | None = None
 
 
 def write_records(path, task, examples, tokenizer, max_seq_length, double_unordered=False):
@@ -149,88 +182,23 @@ def truncate_pair(a, b, limit):
 
 
 def _label_features(task, example):
-    label = example.label or 0
-    label = float(label) / task.max_score if task.is_regression else int(label)
-    return {"example_id": int(example.example_id), "label_ids": label}
+    return {"example_id": int(example.example_id), "label_ids": label_value(task, example.label)}
 
 
-def _correlation(measure):
-    def score(labels, predictions):
-        # Undefined for a constant; 0 then, which is what a model that predicts one is worth.
-        if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-            return 0.0
-        return measure(labels, predictions).statistic
-
-    return score
-
-
-def _measures():
-    """Name of a metric -> function of labels and predictions."""
-    # Here, since importing them takes a second that only scoring need wait.
-    import scipy.stats
-    import sklearn.metrics
-
-    return {
-        "accuracy": sklearn.metrics.accuracy_score,
-        "f1": functools.partial(sklearn.metrics.f1_score, zero_division=0.0),
-        "mcc": sklearn.metrics.matthews_corrcoef,
-        "pearson": _correlation(scipy.stats.pearsonr),
-        "spearman": _correlation(scipy.stats.spearmanr),
-    }
-
-
-def metrics(task, predictions, labels):
-    """Scores `predictions` against `labels`.
-
-    Args:
-        task: names the metrics.
-        predictions: [n] class ids, or for regression numbers on any linear scale.
-        labels: [n] class ids or scores.
-
-    Returns:
-        name -> value from 0 to 1 (correlations from -1), in the order of `task.metrics`. F1 is
-        that of class 1. A correlation with a constant is 0.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
-        raise ValueError(f"{predictions.shape} predictions for {labels.shape} labels")
-    measures = _measures()
-    return {name: float(measures[name](labels, predictions)) for name in task.metrics}
-
-
-def main_metric(task):
-    """The name of the metric that models are compared by."""
-    return task.metrics[0]
-
-
-def majority_baseline(task, train, dev):
-    """`metrics` on `dev` of always answering the most frequent class (or mean score) of `train`.
-
-    What a model must beat to have learned anything; on correlations it scores 0.
-    """
-    labels = [example.label for example in train]
-    if task.is_regression:
-        answer = float(np.mean(labels))
-    else:
-        answer = collections.Counter(labels).most_common(1)[0][0]
-    return metrics(task, [answer] * len(dev), [example.label for example in dev])
-
-
-def write_submission(path, task, predictions):
+def write_submission(path, task, predictions, keys=None):
     """Writes GLUE's submission TSV: a header, then index and prediction, in test-set order.
 
     Args:
         path: the file; GLUE wants it called `task.folder`.tsv (for MNLI MNLI-m.tsv, MNLI-mm.tsv).
         task: gives the class names.
-        predictions: [n] class ids, or for regression scores on the records' scale of 0 to 1,
-            which are clipped and brought back to 0 to `max_score`.
+        predictions: [n] class ids, or bool [n, C] for several labels, or for regression scores on
+            the records' scale of 0 to 1, which are clipped and brought back to the labels' scale.
+        keys: what stands for each row in the column index; by default its number from 0.
     """
-    if task.is_regression:
-        scores = np.clip(np.asarray(predictions, float), 0, 1) * task.max_score
-        answers = [f"{score:.3f}" for score in scores]
-    else:
-        answers = [task.labels[prediction] for prediction in predictions]
-    lines = ["index\tprediction", *(f"{i}\t{answer}" for i, answer in enumerate(answers))]
+    answers = task.answers(predictions)
+    keys = range(len(answers)) if keys is None else keys
+    lines = [f"{key}\t{answer}" for key, answer in zip(keys, answers, strict=True)]
+    lines = ["index\tprediction", *lines]
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.write("\n".join(lines) + "\n")
 
@@ -240,17 +208,24 @@ class Sentences:
 
     Args:
         config: TaskConfig.
-        source: has a `task` (Task), `files(split)` (paths) and `examples(split)` (Examples).
+        source: has a `task` (Task), `has(split)`, `files(split)` (paths) and `examples(split)`
+            (Examples).
         tokenizer: WordPieceTokenizer.
     """
-
-    loss_options = {}
 
     def __init__(self, config, source, tokenizer):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.task = source.task
         self.schema, self.metric_names = self.task.schema, self.task.metrics
-        self._examples = {}
+        self.main_metric = main_metric(self.task)
+        self._examples, self._splits = {}, None
+
+    @property
+    def loss_options(self):
+        given = self.config.class_weights
+        if not given:
+            return {}
+        return {"class_weights": class_weights(given, self.task, self.examples("train"))}
 
     def examples(self, split):
         """The Examples of `split`, which are read once."""
@@ -262,7 +237,14 @@ class Sentences:
         return self.source.files(split)
 
     def evaluation_splits(self):
-        return ["dev"]
+        if self._splits is None:
+            more = [split for split in self.task.splits if split.startswith("dev_")]
+            there = [split for split in more if self.source.has(split)]
+            for split in more:
+                if split not in there:
+                    say(f"{self.task.name} has no {split} there, so it is not scored on it")
+            self._splits = ["dev", *there]
+        return self._splits
 
     def check(self, batch_size):
         doubled = self.task.unordered and self.config.double_unordered
@@ -273,13 +255,21 @@ class Sentences:
 
     def make_model(self, model):
         """A classifier on the encoder of `model`; with its head if that has this task's labels."""
-        labels, dropout = self.task.labels, self.config.classifier_dropout
-        options = {"num_classes": len(labels) or 1, "labels": labels or None, "dropout": dropout}
+        options = self._classes() | {"dropout": self.config.classifier_dropout}
         return TextClassifier.start_from(model, self.config.init_from, **options)
+
+    def misfit(self, model):
+        return presets.misfit(model, TextClassifier, **self._classes())
+
+    def _classes(self):
+        labels, several = self.task.labels, self.task.multi_label
+        return {"num_classes": len(labels) or 1, "labels": labels or None, "multi_label": several}
 
     def serving(self, metrics):
         settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
-        return settings | ({"max_score": self.task.max_score} if self.task.is_regression else {})
+        if self.task.is_regression:
+            settings |= {"min_score": self.task.min_score, "max_score": self.task.max_score}
+        return settings
 
     def write_training_records(self, path):
         doubled = self.config.double_unordered
@@ -292,7 +282,7 @@ class Sentences:
     def evaluation(self, split, work_dir):
         path = os.path.join(work_dir, f"{split}.tfrecord")
         self._write(path, self.examples(split))
-        return SentencesEvaluation(self.task, self.examples(split), records.read(path))
+        return SentencesEvaluation(self.task, self.examples(split), records.read(path), split)
 
     def baseline(self, split):
         return majority_baseline(self.task, self.examples("train"), self.examples(split))
@@ -303,20 +293,48 @@ class SentencesEvaluation:
 
     Attributes:
         serialized: its records.
+        labelled: whether its examples have labels.
     """
 
-    def __init__(self, task, examples, serialized):
+    def __init__(self, task, examples, serialized, split="dev"):
         self.task, self.examples, self.serialized = task, examples, serialized
+        self.split, self.num_examples = split, len(examples)
+        self.labelled = any(example.label is not None for example in examples)
 
     def predictions(self, outputs):
-        """Class ids int [n], or scores float [n], of the model's `outputs` for the records."""
+        """Class ids int [n], bool [n, C] or scores float [n] of the `outputs` for the records."""
         logits = outputs["logits"]
-        return logits[:, 0] if self.task.is_regression else np.argmax(logits, axis=-1)
+        if self.task.is_regression:
+            return logits[:, 0]
+        return logits > 0 if self.task.multi_label else np.argmax(logits, axis=-1)
 
     def score(self, outputs):
-        labels = [example.label for example in self.examples]
-        return metrics(self.task, self.predictions(outputs), labels)
+        bare = [example.example_id for example in self.examples if example.label is None]
+        if bare:
+            raise UserError(f"{self.task.name}: example {bare[0]} has no label, but others have.")
+        predictions = self.predictions(outputs)
+        if self.task.is_regression:
+            predictions = self.task.scores(predictions)
+        return metrics(self.task, predictions, label_array(self.task, self.examples))
+
+    def report(self, outputs):
+        labels, logits = label_array(self.task, self.examples), outputs["logits"]
+        return reports.of_sentences(self.task, self.examples, labels, logits)
+
+    def ensemble(self, outputs):
+        """The mean of the models' scores, or the logarithm of the mean of their probabilities."""
+        logits = np.stack([each["logits"] for each in outputs]).astype(np.float64)
+        if self.task.is_regression:
+            return {"logits": logits.mean(axis=0)}
+        if self.task.multi_label:
+            mean = (1 / (1 + np.exp(-logits))).mean(axis=0).clip(1e-12, 1 - 1e-12)
+            return {"logits": np.log(mean / (1 - mean))}
+        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+        return {"logits": np.log(np.maximum(probabilities.mean(axis=0), 1e-300))}
 
     def write(self, outputs, directory):
-        path = os.path.join(directory, f"{self.task.folder or self.task.name}.tsv")
-        write_submission(path, self.task, self.predictions(outputs))
+        task, split = self.task, self.split
+        path = os.path.join(directory, f"{task.stems.get(split, task.folder or task.name)}.tsv")
+        keys = [example.key for example in self.examples]
+        write_submission(path, task, self.predictions(outputs), None if None in keys else keys)

@@ -17,9 +17,10 @@ import tensorflow as tf
 from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import read_json, write_json
 from convbert_tf.modeling import storing
+from convbert_tf.training.scores import higher_is_better
 from convbert_tf.weights import formats
 
-BEST_FILE = "best.json"
+BEST_FILE, _BEST = "best.json", "best"
 _POSITIONS = "position_embeddings"
 
 
@@ -157,13 +158,27 @@ class Best:
         metric: name of the evaluation's metric; the lower the better if it is a loss.
         settings: JSON-able dict of what else the metric's value depends on, as the data; values of
             other settings are not compared. None: unknown.
+        begun: whether the run goes on from a checkpoint. If not, a best one that is there is that
+            of an earlier start, perhaps with another config, and is removed.
+        saves: whether this process writes; of several workers only one does.
+
+    Attributes:
+        value, step: of the best evaluation so far; None where there is none.
     """
 
-    def __init__(self, checkpoint, global_step, model_dir, metric, settings=None):
-        self.metric, self.settings = metric, settings
+    def __init__(
+        self, checkpoint, global_step, model_dir, metric, settings=None, begun=True, saves=True
+    ):
+        self.metric, self.settings, self.saves = metric, settings, saves
         self.path = os.path.join(model_dir, BEST_FILE)
-        self.manager = Manager(checkpoint, os.path.join(model_dir, "best"), global_step, 1, 1)
-        self.value = self._saved_value() if os.path.exists(self.path) else None
+        directory = os.path.join(model_dir, _BEST)
+        if saves and not begun:
+            _remove_all(directory, self.path)
+        self.manager = Manager(checkpoint, directory, global_step, 1, 1 if saves else None)
+        self.value = self._saved_value() if begun and os.path.exists(self.path) else None
+        # Of the checkpoint, not of best.json: a process may be killed between writing the two.
+        self.step = None if self.value is None else _step_of(self.manager.latest_checkpoint)
+        self.value = None if self.step is None else self.value
 
     def _saved_value(self):
         """The best value so far; None if it is of another metric or evaluation, which is said."""
@@ -189,14 +204,47 @@ class Best:
         """Saves a checkpoint if `results` of `step` are better than all before."""
         check_metric(self.metric, results)
         value = float(results[self.metric])
-        sign = -1 if self.metric.endswith("loss") else 1
-        better = self.value is None or sign * value > sign * self.value
+        direction = sign(self.metric)
+        better = self.value is None or direction * value > direction * self.value
         if not better or not math.isfinite(value):
             return
+        self.value, self.step = value, step
+        if not self.saves:
+            return
         self.manager.save(checkpoint_number=step, check_interval=False)
-        self.value = value
         found = {"metric": self.metric, "value": value, "step": step}
         write_json(self.path, found | ({"settings": self.settings} if self.settings else {}))
+
+
+def sign(metric):
+    """1 if the highest value of the metric is the best, -1 if the lowest is, as of a loss."""
+    return 1 if higher_is_better(metric) else -1
+
+
+def _remove_all(directory, path):
+    """Removes the checkpoints in `directory`, and the file at `path`."""
+    for name in (path, os.path.join(directory, "checkpoint")):
+        if os.path.exists(name):
+            os.remove(name)
+    _remove_unfinished(directory, None)
+
+
+def best_step(model_dir):
+    """The step of the best checkpoint of the run in `model_dir`, or None."""
+    return _step_of(_latest_in(os.path.join(model_dir, _BEST)))
+
+
+def restore_best(model, model_dir):
+    """Sets the weights of `model` to those of the best checkpoint of the run in `model_dir`."""
+    prefix = _latest_in(os.path.join(model_dir, _BEST))
+    try:
+        values = _CheckpointValues(prefix)
+        read = [(variable, values.get(("model", variable.path))) for variable in model.weights]
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise UserError(f"the checkpoint {prefix} cannot be read ({reason(error)}).") from error
+    fitted = [(variable, _fitted(value, variable, prefix)) for variable, value in read]
+    for variable, value in fitted:
+        variable.assign(value)
 
 
 def check_metric(metric, names):

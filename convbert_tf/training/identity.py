@@ -7,6 +7,10 @@ A run is the same if its values are, wherever it lies and however its paths are 
 another place are the same if their files are.
 """
 
+import dataclasses
+import functools
+import hashlib
+import json
 import os
 
 from convbert_tf import config as configs
@@ -27,7 +31,7 @@ _FREE = (
 )
 _HEADS = {
     "pretraining": ("objective", "untied_generator", "uniform_generator"),
-    "task": ("name", "joint_prediction", "tag_column"),
+    "task": ("name", "joint_prediction", "kind", "labels", "tag_column"),
 }
 
 
@@ -52,19 +56,8 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
         UserError: a run with another configuration is there, and `allow_change` is not set or the
             change is an impossible one; or `model_dir` cannot be written.
     """
-    path = os.path.join(model_dir, configs.CONFIG_FILE)
-    changed, now = ["no config"], _describe(experiment, inputs or {})
-    if os.path.exists(path):
-        values = read_json(path, "a run's config")
-        try:
-            saved = configs.from_config_dict(type(experiment), values)
-        except UserError as error:
-            raise UserError(
-                f"{path} is of no such run ({error}): name another model_dir."
-            ) from error
-        changed = _changes(saved, experiment, _saved_inputs(model_dir), now)
-        if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
-            _check_changes(changed, model_dir, experiment, allow_change)
+    changed = compare(experiment, model_dir, allow_change, inputs)
+    path, now = os.path.join(model_dir, configs.CONFIG_FILE), _describe(experiment, inputs or {})
     try:
         configs.save(experiment, path)
         write_json(os.path.join(model_dir, INPUTS_FILE), now)
@@ -74,9 +67,87 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
     return not changed
 
 
+def compare(experiment, model_dir, allow_change=False, inputs=None):
+    """As `save_config`, of which it is the first part, but saves nothing.
+
+    Returns:
+        Lines "section.key: change" of what has changed; one where there was no config.
+    """
+    path = os.path.join(model_dir, configs.CONFIG_FILE)
+    if not os.path.exists(path):
+        return ["no config"]
+    values = read_json(path, "a run's config")
+    try:
+        saved = configs.from_config_dict(type(experiment), values)
+    except UserError as error:
+        raise UserError(f"{path} is of no such run ({error}): name another model_dir.") from error
+    now = _describe(experiment, inputs or {})
+    changed = _changes(saved, experiment, _saved_inputs(model_dir), now)
+    if os.path.exists(os.path.join(model_dir, "checkpoints", "checkpoint")):
+        _check_changes(changed, model_dir, experiment, allow_change)
+    return changed
+
+
+def fingerprint(experiment, inputs):
+    """A hash of all that a run's results follow from: its values, and the content of its inputs.
+
+    Args:
+        experiment: of the run.
+        inputs: as for `save_config`.
+    """
+    values = dataclasses.asdict(experiment)
+    for key in configs.paths(experiment):
+        section, _, name = key.partition(".")
+        del values[section][name]
+    files = {key: hashes(paths) for key, paths in inputs.items()}
+    content = json.dumps([values, files], sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def changed_files(model_dir, inputs, paths):
+    """Names of those of the files `paths` that were others when the run's config was saved.
+
+    Args:
+        model_dir: of the run.
+        inputs: as for `save_config`; `paths` are among them.
+        paths: of the files to look at.
+    """
+    before, changed = _saved_inputs(model_dir), []
+    for key, files in inputs.items():
+        old = before.get(key, {"files": {}})["files"]
+        now = hashes([path for path in files if path in paths])
+        changed += [name for name, value in now.items() if old.get(name, value) != value]
+    return changed
+
+
 def hashes(paths):
-    """Name -> SHA-256 of those of the files `paths` that are there."""
-    return {os.path.basename(path): sha256(path) for path in paths if os.path.isfile(path)}
+    """Name -> SHA-256 of those of the files `paths` that are there.
+
+    Files that share a name are told apart by the folders above them.
+    """
+    places = {os.path.abspath(path) for path in paths if os.path.isfile(path)}
+    return {_short_name(place, places): _sha256(place) for place in sorted(places)}
+
+
+def _short_name(place, places):
+    """The last parts of a path, as many as no other of `places` ends in."""
+    parts = place.split(os.sep)
+    for number in range(1, len(parts) + 1):
+        name = os.sep.join(parts[-number:])
+        if not any(other.endswith(os.sep + name) for other in places - {place}):
+            return name
+    return place
+
+
+def _sha256(path):
+    found = os.stat(path)
+    return _sha256_at(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_at(path, size, time):
+    """SHA-256 of a file that has not been written since `time`."""
+    return sha256(path)
 
 
 def _describe(experiment, inputs):
@@ -89,7 +160,8 @@ def _describe(experiment, inputs):
 
 
 def _place(path):
-    return os.path.realpath(path) if path and not is_address(path) else path
+    is_file = path and not is_address(path) and not path.startswith("tfds:")
+    return os.path.realpath(path) if is_file else path
 
 
 def _saved_inputs(model_dir):
@@ -123,7 +195,10 @@ def _input_change(key, before, now, shown):
     if before["place"] == now["place"]:
         # Of what a run started from only the vocabulary counts: it has weights of its own.
         counts = [_VOCABULARY] if key.endswith("init_from") else old
-        other = [name for name in counts if name in old and old[name] != new.get(name)]
+        other = [name for name in old if old[name] != new.get(name)]
+        if new and other and not set(other) & set(counts):
+            say(f"{key}: {now['place']} is another model now; the run keeps what it began with")
+        other = [name for name in other if name in counts]
         return [f"{key}: {', '.join(other)} in {now['place']} has changed"] if other and new else []
     if old and old == new:
         say(f"{key} is {now['place']} now, where the same files are as before")

@@ -15,6 +15,8 @@ from convbert_tf.training import checkpoints, monitoring, optimization, strategi
 from convbert_tf.training.optimization import FusedAdamW
 from convbert_tf.training.trainer import Interrupted, Interruption, Trainer
 
+_NO_METRIC = ("", "none")  # values of `best_metric` by which no best checkpoint is kept
+
 
 def fit(
     task,
@@ -60,7 +62,9 @@ def fit(
 
 def check_best_metric(task, training):
     """Refuses a `best_metric` that the task's own evaluation does not give."""
-    if not training.best_metric:
+    if training.patience and training.best_metric in _NO_METRIC:
+        raise UserError("patience needs a best_metric: set --config.training.best_metric.")
+    if training.best_metric in _NO_METRIC:
         return
     if task.eval_dataset is None:
         raise UserError("best_metric needs an evaluation: set --config.data.eval_dir, or leave it.")
@@ -117,9 +121,15 @@ class _Run:
             self._initialize if training.init_from else None,
         )
         self.best = None
-        if training.best_metric and evaluator and self.chief:
+        if training.best_metric not in _NO_METRIC and evaluator:
             self.best = checkpoints.Best(
-                checkpoint, trainer.global_step, directory, training.best_metric, evaluation
+                checkpoint,
+                trainer.global_step,
+                directory,
+                training.best_metric,
+                evaluation,
+                begun=bool(self.manager.latest_checkpoint),
+                saves=self.chief,
             )
 
     def _initialize(self):
@@ -151,6 +161,9 @@ class _Run:
                 controller.train(stop, checkpoint_at_completion=stop == end)
                 if self.evaluator is not None:
                     results = self._evaluate(controller)
+                if stop < end and self._has_stalled():
+                    self.save()
+                    break
             if self.chief:
                 self.progress.close()
         return results
@@ -179,7 +192,7 @@ class _Run:
             return
         directory, end = self.training.model_dir, self.num_train_steps
         self.log = monitoring.MetricsLog(directory, start)
-        monitoring.write_config(directory, os.path.join(directory, "train"))
+        monitoring.write_config(directory)
         self.progress = Progress(
             "training", total=end, unit="steps", start=start, stream=self.terminal
         )
@@ -206,6 +219,26 @@ class _Run:
         if self.best is not None:
             self.best.update(results, self.step)
         return results
+
+    def _has_stalled(self):
+        """Whether the last `patience` evaluations brought nothing better, which is said then.
+
+        It follows from the step of the best one, so that a run that was killed stops where it
+        would have, and one that has stopped stops again.
+        """
+        best, patience = self.best, self.training.patience
+        if not patience or best is None or best.step is None or best.step >= self.step:
+            return False
+        since = len(_stops(best.step + 1, self.step, self.training.eval_interval))
+        if since < patience:
+            return False
+        if self.chief:
+            line = (
+                f"stopped at step {self.step:,}: {since} evaluation{'s' * (since > 1)} without a "
+                f"better {best.metric} than {best.value:.4g} at step {best.step:,}"
+            )
+            print(line, file=self.terminal, flush=True)
+        return True
 
 
 def _stops(start, end, interval):

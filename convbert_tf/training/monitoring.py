@@ -6,6 +6,7 @@ from, and an evaluation there, which is made again; so each step stands there on
 """
 
 import contextlib
+import glob
 import io
 import json
 import math
@@ -94,8 +95,11 @@ def summary_manager(folder, global_step):
     return orbit.utils.SummaryManager(folder, write, global_step)
 
 
-def write_config(model_dir, folder):
-    """Shows the config of the run in `model_dir` in TensorBoard, as text and as hparams."""
+def write_config(model_dir):
+    """Shows the config of the run in `model_dir` in TensorBoard, as text and as hparams.
+
+    In model_dir itself, so that its HPARAMS page finds the metrics in the folders below.
+    """
     path = os.path.join(model_dir, configs.CONFIG_FILE)
     if not os.path.exists(path):
         return
@@ -103,9 +107,35 @@ def write_config(model_dir, folder):
 
     sections = read_json(path, "a run's config")
     flat = {f"{name}.{key}": v for name, values in sections.items() for key, v in values.items()}
-    with tf.summary.create_file_writer(folder).as_default(step=0):
+    with tf.summary.create_file_writer(model_dir).as_default(step=0):
         tf.summary.text("config", "\n".join(f"    {key} = {v!r}" for key, v in flat.items()))
         api.hparams(flat)
+
+
+def write_scores(model_dir, step, metrics):
+    """Shows the final scores of a run, those of `step`, in TensorBoard: "results/mcc"."""
+    with tf.summary.create_file_writer(model_dir).as_default(step=step):
+        for name, value in metrics.items():
+            tf.summary.scalar(f"results/{name}", value)
+
+
+def write_comparison(directory, values, metrics):
+    """Sets the columns of TensorBoard's HPARAMS page for the runs in folders of `directory`.
+
+    Args:
+        directory: the runs are in folders of it.
+        values: "section.key" of the config -> the values that it has in these runs.
+        metrics: names of their scores.
+    """
+    from tensorboard.plugins.hparams import api
+
+    for path in glob.glob(os.path.join(glob.escape(directory), "events.out.tfevents.*")):
+        os.remove(path)  # of other columns
+    with tf.summary.create_file_writer(directory).as_default(step=0):
+        api.hparams_config(
+            hparams=[api.HParam(key, api.Discrete(given)) for key, given in values.items()],
+            metrics=[api.Metric(f"results/{name}", display_name=name) for name in metrics],
+        )
 
 
 class Report:

@@ -1,7 +1,9 @@
-"""Pictures of a run's metrics.jsonl, and of precision and recall; no TensorFlow."""
+"""Pictures of a run's metrics.jsonl, of precision and recall, of confusion; no TensorFlow."""
 
 import json
 import os
+
+import numpy as np
 
 from convbert_tf.config import METRICS_FILE
 from convbert_tf.console import UserError
@@ -21,6 +23,7 @@ METRICS = (
     "gradient_norm",
 )
 MOST_PANELS = 3
+_MOST_NUMBERS = 20  # classes up to which a confusion matrix shows its numbers
 NO_METRICS = ("step", "kind", "time")  # what else a line of metrics.jsonl has
 
 
@@ -127,14 +130,6 @@ def plot_precision_recall(curves, path):
         drawing.savefig(partial, format="png")
 
 
-def _matplotlib_figure():
-    try:
-        from matplotlib import figure
-    except ImportError:
-        raise UserError("matplotlib is missing: pip install matplotlib.") from None
-    return figure
-
-
 def _read_runs(model_dirs):
     """Name of its folder -> lines, of each run."""
     names = [os.path.basename(os.path.abspath(folder)) for folder in model_dirs]
@@ -162,3 +157,46 @@ def _draw(panel, lines, metric, color, prefix):
         if known:
             points = [(line["step"], line[metric]) for line in known]
             panel.plot(*zip(*points, strict=True), color=color, **style)
+
+
+def confusion_image(labels, matrix):
+    """The picture of a confusion matrix: uint8 [height, width, 3].
+
+    A cell's color is its share of the row, which is a true class.
+
+    Args:
+        labels: names of the C classes.
+        matrix: [C, C] numbers of examples, rows of true classes and columns of predicted ones.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    figure = _matplotlib_figure()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    numbered = len(labels) <= _MOST_NUMBERS
+    size = 2.5 + len(labels) * (0.55 if numbered else 0.18)
+    drawing = figure.Figure(figsize=(min(size, 20), min(size, 20)), layout="constrained", dpi=80)
+    canvas, panel = FigureCanvasAgg(drawing), drawing.subplots()
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [label if len(label) <= 20 else label[:18] + "..." for label in labels]
+    names = [name.replace("$", r"\$") for name in names]  # between two stands a formula
+    panel.set_xticks(range(len(names)), names, rotation=90 if len(names) > 3 else 0)
+    panel.set_yticks(range(len(names)), names)
+    panel.tick_params(labelsize=9 if numbered else 6)
+    panel.set(xlabel="predicted", ylabel="true")
+    for (row, column), count in np.ndenumerate(counts if numbered else counts[:0]):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        panel.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
+
+
+def _matplotlib_figure():
+    try:
+        from matplotlib import figure
+    except ImportError:
+        raise UserError("matplotlib is missing: pip install matplotlib.") from None
+    return figure

@@ -280,6 +280,8 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
         if self.strategy.num_replicas_in_sync == 1:
             return sums
         known = {name: value for name, value in sums.items() if value is not None}
+        if not known:  # of which TensorFlow's all_reduce makes an error
+            return sums
         context = tf.distribute.get_replica_context()
         return sums | context.all_reduce(tf.distribute.ReduceOp.SUM, known)
 

@@ -78,6 +78,7 @@ class _Config(TypedDict, total=False):
     add_cross_attention: bool | None
 
 
+_SINGLE_LABEL, _MULTI_LABEL = "single_label_classification", "multi_label_classification"
 _OURS = {"linear_groups", "conv_type", "mask_convolution"}  # fields that are not written
 
 
@@ -133,11 +134,15 @@ def _describe(values, tensors, directory):
         return Stored("QuestionAnswerer", head_config(config, joint=False))
     if kind == "ConvBertForTokenClassification":
         return Stored("TokenClassifier", head_config(config, **classes))
-    multi_label = values.get("problem_type") == "multi_label_classification"
-    if kind == "ConvBertForSequenceClassification" and not multi_label:
-        return Stored("TextClassifier", head_config(config, **classes, hidden_layer=True))
+    multi_label = values.get("problem_type") == _MULTI_LABEL
+    one_of_several = multi_label and num_classes < 2
+    if kind == "ConvBertForSequenceClassification" and not one_of_several:
+        options = classes | {"hidden_layer": True, "multi_label": multi_label}
+        return Stored("TextClassifier", head_config(config, **options))
     if kind != "ConvBertModel":
-        what = "a head for several labels at once" if multi_label else f"the head of {kind}"
+        what = (
+            "a head for several labels with only one" if one_of_several else f"the head of {kind}"
+        )
         say(f"{directory}: {what} has no counterpart here; only the encoder is taken")
     return Stored("ConvBertEncoder", encoder_config(config))
 
@@ -432,7 +437,7 @@ def _config_values(stored, config):
             "label2id": {label: i for i, label in enumerate(labels)},
         }
     if stored.kind == "TextClassifier":
-        single = "single_label_classification"
+        several = _MULTI_LABEL if stored.config.get("multi_label") else _SINGLE_LABEL
         one = stored.config["num_classes"] == 1
-        values["problem_type"] = "regression" if one else single
+        values["problem_type"] = "regression" if one else several
     return values

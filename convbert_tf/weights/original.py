@@ -56,6 +56,7 @@ class Config(TypedDict, total=False):
     num_classes: int | None
     labels: list[str] | None
     tagging: bool
+    multi_label: bool
     answerable_classifier: bool
     answerable_uses_start_logits: bool
     joint_prediction: bool
@@ -287,6 +288,8 @@ def _describe(config):
         raise UserError(f"task {task!r} is not known; give its 'num_classes' in config.")
     kind = "TokenClassifier" if config.get("tagging", task == "chunk") else "TextClassifier"
     options = {"num_classes": num_classes, "labels": config.get("labels")}
+    if config.get("multi_label"):
+        options["multi_label"] = True
     return Stored(kind, head_config(encoder, **options)), task
 
 
@@ -331,6 +334,7 @@ def config_of(stored, task=None):
     if stored.kind in ("TextClassifier", "TokenClassifier"):
         values |= {"task": task, "num_classes": config["num_classes"]}
         values |= {"labels": config.get("labels"), "tagging": stored.kind == "TokenClassifier"}
+        values |= {"multi_label": True} if config.get("multi_label") else {}
     if stored.kind == "QuestionAnswerer":
         values |= {"task": task, "answerable_classifier": config.get("answerable", False)}
         values |= {"joint_prediction": config.get("joint", True)}

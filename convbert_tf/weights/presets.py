@@ -43,6 +43,7 @@ _Description = TypedDict(
     total=False,
 )
 CONFIG_FILE, WEIGHTS_FILE, README_FILE = "config.json", "model.weights.h5", "README.md"
+PRESET_DIR = "preset"  # of a run
 # What h5py raises for a file that is not whole.
 _H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 # A weight's number among those of its own layer, by which Keras stores it.
@@ -258,6 +259,13 @@ def describe(directory):
             f"{FORMAT}: update convbert_tf."
         )
     return description
+
+
+def preset_of(source):
+    """`source`, or the directory of the preset in it if it is a run."""
+    preset = os.path.join(str(source), PRESET_DIR)
+    is_run = not is_address(source) and os.path.exists(os.path.join(preset, CONFIG_FILE))
+    return preset if is_run else source
 
 
 def is_huggingface(directory):

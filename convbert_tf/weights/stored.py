@@ -43,6 +43,7 @@ class _TokenClassifier(_Head, total=False):
 
 class _TextClassifier(_TokenClassifier, total=False):
     hidden_layer: bool
+    multi_label: bool
 
 
 class _QuestionAnswerer(_Head, total=False):
@@ -64,6 +65,7 @@ KINDS = tuple(_CONFIGS)
 # The types of `Stored.serving`, by kind.
 class _ClassifierServing(Serving, total=False):
     max_score: float | None
+    min_score: float | None
 
 
 class _TaggerServing(Serving, total=False):
@@ -189,6 +191,7 @@ def _check_options(config):
     """Refuses options of a head that are of the right type but impossible."""
     if "num_classes" in config:
         check_labels(config.get("labels"), config["num_classes"])
+        check_multi_label(config.get("multi_label", False), config["num_classes"])
     if not 0 <= config.get("dropout", 0) < 1:
         raise UserError(f"dropout must be in [0, 1), got {config['dropout']}.")
     if not 1 <= config.get("beam_size", 1) <= _LARGEST_BEAM:
@@ -226,6 +229,12 @@ def check_labels(labels, num_classes):
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise UserError(f"the label {twice!r} stands for several classes: labels must differ.")
+
+
+def check_multi_label(multi_label, num_classes):
+    """Refuses several labels at once where there is only one."""
+    if multi_label and num_classes < 2:
+        raise UserError(f"multi_label needs at least 2 labels, got num_classes {num_classes}.")
 
 
 def as_weights(values, name, where):

@@ -18,9 +18,9 @@ from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import TokenClassifier
 from convbert_tf.serving.tokens import TaggerServer
 from convbert_tf.tasks import tokens
-from convbert_tf.tasks.prediction import Predictor
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.workflows.outputs import Predictor
 from tests.serving.saved_model_test import CLIENT, MODEL, VOCAB, long_context
 from tests.tools_test import run_tool
 

@@ -13,9 +13,10 @@ from convbert_tf.data import input_pipeline, records, word_files
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import TokenClassifier
-from convbert_tf.tasks import finetuning, squad, tokens
-from convbert_tf.tasks.prediction import Predictor
+from convbert_tf.tasks import squad, tokens
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.workflows import finetuning
+from convbert_tf.workflows.outputs import Predictor
 from tests import runs
 
 NAMES = ["ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal"]

@@ -138,6 +138,32 @@ def test_a_damaged_account_of_the_best_is_told(tmp_path, state, content):
         checkpoints.Best(state[0], state[2], str(tmp_path), "disc_auc")
 
 
+def test_the_best_of_a_start_that_left_no_checkpoint_is_dropped(tmp_path, state):
+    def best(**options):
+        return checkpoints.Best(state[0], state[2], str(tmp_path), "f1", **options)
+
+    best().update({"f1": 0.9}, 8)
+    assert (best().value, best().step) == (0.9, 8)
+    worker = best(begun=False, saves=False)
+    worker.update({"f1": 0.95}, 16)
+    assert worker.step == 16 and best().step == 8  # it writes nothing
+    again = best(begun=False)
+    assert (again.value, again.step) == (None, None)
+    assert not (tmp_path / "best.json").exists() and checkpoints.best_step(tmp_path) is None
+    again.update({"f1": 0.1}, 4)
+    assert checkpoints.best_step(tmp_path) == 4
+
+
+def test_a_best_checkpoint_counts_with_its_step_where_its_account_was_not_written(tmp_path, state):
+    first = checkpoints.Best(state[0], state[2], str(tmp_path), "f1")
+    first.update({"f1": 0.5}, 4)
+    first.manager.save(checkpoint_number=8, check_interval=False)  # and killed
+    again = checkpoints.Best(state[0], state[2], str(tmp_path), "f1")
+    assert (again.value, again.step) == (0.5, 8)
+    again.update({"f1": 0.6}, 8)
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 8
+
+
 def test_a_best_metric_that_is_not_evaluated_is_refused():
     with pytest.raises(UserError, match="best_metric 'auc' is none of disc_auc, loss"):
         checkpoints.check_metric("auc", {"loss": 1, "disc_auc": 2})

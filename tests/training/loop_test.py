@@ -295,8 +295,8 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
     )
     identity.save_config(config.PretrainingExperiment(training=options), str(tmp_path))
     _, results = fit(data_dir, options)
-    (train, others), (held_out, _) = (
-        runs.read_events(tmp_path / part) for part in ("train", "eval")
+    (train, _), (held_out, _), (_, others) = (
+        runs.read_events(tmp_path / part) for part in ("train", "eval", ".")
     )
     assert set(train) == TRAINING_TAGS and set(held_out) == HELD_OUT_TAGS
     assert "config" in others and any("hparams" in name for name in others)
@@ -329,6 +329,8 @@ def test_fit_writes_its_logs_and_returns_the_last_evaluation(data_dir, tmp_path,
         fit(data_dir, dataclasses.replace(options, best_metric="auc"))
     with pytest.raises(UserError, match="best_metric needs an evaluation"):
         fit(data_dir, dataclasses.replace(options, best_metric="disc_auc"), evaluate=False)
+    with pytest.raises(UserError, match="patience needs a best_metric"):
+        fit(data_dir, dataclasses.replace(options, best_metric="", patience=1))
 
 
 @pytest.mark.slow
@@ -433,3 +435,16 @@ def test_records_that_do_not_fit_are_told_in_one_line(data_dir, tmp_path, option
 )
 def test_stops(start, end, interval, stops):
     assert loop._stops(start, end, interval) == stops
+
+
+def test_a_run_has_stalled_after_so_many_evaluations():
+    def stalled(best, step, patience):
+        best = types.SimpleNamespace(step=best, metric="f1", value=0.5)
+        training = make_options(eval_interval=40, patience=patience)
+        run = types.SimpleNamespace(best=best, step=step, training=training, chief=False)
+        return loop._Run._has_stalled(run)
+
+    assert stalled(40, 80, 1) and stalled(40, 120, 2) and stalled(80, 400, 3)
+    assert not (stalled(40, 40, 1) or stalled(40, 80, 2) or stalled(40, 120, 0))
+    assert not stalled(None, 400, 1)  # no evaluation had a finite value
+    assert not stalled(120, 80, 1)  # the best is of the steps before a kill

@@ -127,7 +127,7 @@ def finetuning_step(work):
     batch = _batch(work)
     batch["label_ids"] = ops.convert_to_tensor([i % 2 for i in range(work["batch"])])
     if ON_TENSORFLOW:
-        from convbert_tf.tasks.finetuning import FinetuningTask
+        from convbert_tf.workflows.finetuning import FinetuningTask
 
         return _trained(FinetuningTask(model, _repeated(batch)), work)
 
@@ -294,7 +294,7 @@ def _trained_on_jax(model, loss, batch, work):
 def finetuning_epoch(work):
     """From the files of a CoLA-format task to its score: one epoch, then the dev set."""
     _set_up(work)
-    from convbert_tf.tasks import finetuning
+    from convbert_tf.workflows import finetuning
 
     folder = tempfile.TemporaryDirectory()
     preset = os.path.join(folder.name, "preset")

@@ -7,117 +7,17 @@ import random
 import shutil
 
 import pytest
+import tensorflow as tf
 
-from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
+from convbert_tf.config import FinetuningExperiment
 from convbert_tf.console import UserError
 from convbert_tf.modeling import huggingface, presets
-from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
-from convbert_tf.tasks import finetuning
 from convbert_tf.training import checkpoints
+from convbert_tf.workflows import finetuning
 from tests import runs
-
-WORDS = [
-    "cat",
-    "dog",
-    "hen",
-    "cow",
-    "pig",
-    "fox",
-    "owl",
-    "bee",
-    "ant",
-    "rat",
-    "sees",
-    "likes",
-    "hears",
-    "meets",
-    "finds",
-    "keeps",
-]
-NAMES = ["ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal", "ivy", "jon", "kim", "leo"]
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "good", "bad", "who", "winner", "is"]
-VOCAB += [*WORDS, *NAMES, ".", "?"]
-MODEL = ModelConfig(
-    vocab_size=len(VOCAB),
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=64,
-    embedding_size=32,
-    max_position_embeddings=32,
-    conv_kernel_size=3,
-    initializer_range=0.1,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
-
-
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("preset")
-    (folder / "pieces.txt").write_text("\n".join(VOCAB) + "\n")
-    encoder = ConvBertEncoder(MODEL)
-    encoder.save_to_preset(str(folder / "encoder"), str(folder / "pieces.txt"))
-    return str(folder / "encoder")
-
-
-@pytest.fixture(scope="module")
-def cola(tmp_path_factory):
-    """Sentences that are acceptable if the word "good" is in them."""
-    folder, rng = tmp_path_factory.mktemp("cola"), random.Random(0)
-    for name, count in (("train", 128), ("dev", 40)):
-        rows = []
-        for _ in range(count):
-            label = int(rng.random() < 0.4)
-            words = rng.choices(WORDS, k=5)
-            words.insert(rng.randrange(6), "good" if label else "bad")
-            rows.append(f"me\t{label}\t\t{' '.join(words)}\n")
-        (folder / f"{name}.tsv").write_text("".join(rows))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def squad(tmp_path_factory):
-    """Contexts in which "winner is" stands before the answer."""
-    folder, rng = tmp_path_factory.mktemp("squad"), random.Random(0)
-    for split, count in (("train", 192), ("dev", 32)):
-        paragraphs = []
-        for i in range(count):
-            answer = rng.choice(NAMES)
-            before = " ".join(rng.choices(WORDS + NAMES, k=rng.randint(1, 6)))
-            context = f"{before} winner is {answer} {' '.join(rng.choices(WORDS + NAMES, k=3))}."
-            start = len(before) + len(" winner is ")
-            qa = {"id": f"{split}{i}", "question": "who is the winner?"}
-            qa["answers"] = [{"text": answer, "answer_start": start}]
-            paragraphs.append({"context": context, "qas": [qa]})
-        content = {"version": "1.1", "data": [{"paragraphs": paragraphs}]}
-        (folder / f"{split}.json").write_text(json.dumps(content))
-    return str(folder)
-
-
-def make_experiment(preset, data_dir, model_dir, name="cola", epochs=6.0, **task):
-    return FinetuningExperiment(
-        TaskConfig(
-            name=name,
-            data_dir=data_dir,
-            init_from=preset,
-            max_seq_length=32,
-            max_query_length=8,
-            num_train_epochs=epochs,
-            beam_size=4,
-            **task,
-        ),
-        TrainingConfig(
-            model_dir=str(model_dir),
-            batch_size=16,
-            learning_rate=3e-3,
-            warmup_steps=0,
-            warmup_proportion=0.1,
-            layerwise_lr_decay=0.9,
-            steps_per_loop=20,
-        ),
-    )
+from tests.small_tasks import WORDS, make_experiment
+from tests.tasks import glue_test
 
 
 @pytest.mark.slow
@@ -137,8 +37,12 @@ def test_classifier_learns_and_is_left_as_a_preset(preset, cola, tmp_path):
     model = TextClassifier.from_preset(str(tmp_path / "preset"))
     assert model.labels == ["0", "1"]
     assert presets.vocab_file(str(tmp_path / "preset"))
-    (train, _), (dev, _) = (runs.read_events(tmp_path / part) for part in ("train", "eval"))
+    (train, _), (dev, shown) = (runs.read_events(tmp_path / part) for part in ("train", "eval"))
     assert set(dev) == {"metrics/mcc", "metrics/accuracy"}
+    assert {"confusion/dev", "classes/dev"} <= shown
+    report = json.loads((tmp_path / "reports" / "dev.json").read_text())
+    assert report["metrics"] == pytest.approx(results)
+    assert sum(each["support"] for each in report["classes"]) == report["examples"] == 40
     assert {"loss/loss", "optimizer/learning_rate"} < set(train)
     # A finished run that is started again trains no further, and gives what it gave.
     assert finetuning.run(experiment) == pytest.approx(results)
@@ -160,6 +64,36 @@ def test_question_answerer_learns(preset, squad, tmp_path, joint):
     assert len(predictions) == 2  # the answers, and the n-best lists
     model = QuestionAnswerer.from_preset(str(tmp_path / "preset"))
     assert not model.answerable and model.beam_size == 4 and model.joint is joint
+
+
+@pytest.mark.slow
+def test_mnli_from_tfds_is_scored_on_both_dev_sets(preset, tmp_path, monkeypatch):
+    rng = random.Random(0)
+
+    def rows(count):
+        words = ["good", "bad", "the"]  # of the labels in this order
+        pairs = [(rng.randrange(3), " ".join(rng.choices(WORDS, k=3))) for _ in range(count)]
+        names = ["entailment", "neutral", "contradiction"]
+        return [
+            {"premise": f"{text} {words[k]}", "hypothesis": text, "label": names[k], "idx": i}
+            for i, (k, text) in enumerate(pairs)
+        ]
+
+    splits = {"train": rows(160), "validation_matched": rows(30)}
+    glue_test._store_tfds(tmp_path / "tfds", "mnli", **splits, validation_mismatched=rows(20))
+    data_dir = f"tfds:glue@{tmp_path / 'tfds'}"
+    run = tmp_path / "run"
+    experiment = make_experiment(preset, data_dir, run, "mnli", epochs=8.0)
+    results = finetuning.run(experiment)
+    assert list(results) == ["accuracy", "accuracy_mismatched"] and min(results.values()) > 0.9
+    for name, count in ("MNLI-m", 30), ("MNLI-mm", 20):
+        lines = (run / "predictions" / f"{name}.tsv").read_text().splitlines()
+        assert len(lines) == count + 1 and lines[0] == "index\tprediction"
+    inputs = json.loads((run / "inputs.json").read_text())["task.data_dir"]
+    assert inputs["place"] == data_dir and len(inputs["files"]) == 3
+    # From any folder it is the same run.
+    monkeypatch.chdir(tmp_path)
+    assert finetuning.run(experiment) == results
 
 
 @pytest.fixture
@@ -187,14 +121,14 @@ def model_at_start(monkeypatch):
 def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
     preset, cola, tmp_path, monkeypatch, steps, epochs, expected
 ):
-    lengths = []
-    monkeypatch.setattr(
-        finetuning.loop, "fit", lambda task, options, steps, *_, **__: lengths.append(steps) or {}
-    )
+    def fit(task, options, num_train_steps, *_, **__):
+        raise UserError(f"{num_train_steps} steps")
+
+    monkeypatch.setattr(finetuning.loop, "fit", fit)
     experiment = make_experiment(preset, cola, tmp_path, epochs=epochs)
     training = dataclasses.replace(experiment.training, num_train_steps=steps)
-    finetuning.run(dataclasses.replace(experiment, training=training))
-    assert lengths == [expected]
+    with pytest.raises(UserError, match=f"^{expected} steps$"):
+        finetuning.run(dataclasses.replace(experiment, training=training))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +144,8 @@ def test_a_run_is_as_long_as_its_steps_or_else_its_epochs_say(
         ({"data_dir": "no/dir"}, {}, "cola needs a file train.tsv"),
         ({"data_dir": ""}, {}, "set config.task.init_from .a preset., config.task.data_dir and"),
         ({}, {"batch_size": 129}, r"train\.tsv holds 128 records, fewer than one batch of 129"),
+        ({"class_weights": "1,2,3"}, {}, "number for each of the labels 0, 1, as 0:1,1:1; got"),
+        ({"num_trials": 2}, {}, "num_trials is above 1"),
         ({}, {"best_metric": "auc"}, "best_metric 'auc' is none of accuracy, mcc"),
         ({}, {"strategy": "mirrored", "num_devices": 9}, "num_devices is 9, but this machine has"),
     ],
@@ -345,3 +281,88 @@ def test_mistakes_leave_room_for_the_right_config(preset, cola, tmp_path):
     changed = make_experiment(preset, cola, run, epochs=1.0)
     finetuning.run(changed, allow_config_change=True)
     assert (run / "records" / "train.tfrecord").stat().st_size > 4 * records
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_best_step_and_stops_when_nothing_is_better(
+    preset, cola, tmp_path, capsys
+):
+    options = {"eval_interval": 8, "patience": 2}
+    experiment = make_experiment(preset, cola, tmp_path, epochs=20.0, training=options)
+    results = finetuning.run(experiment)
+    evaluations = [
+        (line["step"], line["mcc"])
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "eval"
+    ]
+    step, best = max(evaluations, key=lambda each: each[1])  # the first of the best
+    assert [last for last, _ in evaluations[-2:]] == [step + 8, step + 16] and step + 16 < 160
+    said = f"stopped at step {step + 16}: 2 evaluations without a better mcc than {best:.4g} at"
+    assert said in capsys.readouterr().out
+    report = json.loads((tmp_path / "eval_results.json").read_text())
+    assert (report["step"], report["best_metric"]) == (step, "mcc")
+    assert report["metrics"] == results and results["mcc"] == pytest.approx(best)
+    model = TextClassifier.from_preset(str(tmp_path / "preset"))
+    kept = tf.train.load_checkpoint(str(tmp_path / "best" / f"ckpt-{step}"))
+    last = tf.train.load_checkpoint(checkpoints.latest(str(tmp_path)))
+    key = checkpoints._key("model", model.logits.kernel.path)
+    assert (model.logits.kernel.numpy() == kept.get_tensor(key)).all()
+    assert (model.logits.kernel.numpy() != last.get_tensor(key)).any()
+    # A finished run is not computed again; without its results it is, and stops again.
+    assert finetuning.run(experiment) == results
+    assert "is finished: its scores are those of step" in capsys.readouterr().out
+    predictions = (tmp_path / "predictions" / "CoLA.tsv").read_bytes()
+    (tmp_path / "eval_results.json").unlink()
+    assert finetuning.run(experiment) == pytest.approx(results)
+    assert said in capsys.readouterr().out
+    assert checkpoints.latest_step(str(tmp_path)) == step + 16
+    assert (tmp_path / "predictions" / "CoLA.tsv").read_bytes() == predictions
+
+
+@pytest.mark.slow
+def test_changed_training_data_are_told_and_learned_of(preset, cola, tmp_path, capsys):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(cola, data)
+
+    def train(epochs=1.0, allow=False):
+        return finetuning.run(make_experiment(preset, str(data), run, epochs=epochs), allow)
+
+    def add(rows):
+        with open(data / "train.tsv", "a") as file:
+            file.write("me\t1\t\tgood cat\n" * rows)
+
+    results = train()
+    add(1)
+    for _ in range(2):  # the second time too: what was refused has left nothing
+        with pytest.raises(UserError, match=r"train\.tsv in .* has changed.*allow_config_change"):
+            train()
+        with pytest.raises(UserError, match=r"at its end \(step 8 of 8\) and would not learn of"):
+            train(allow=True)
+    shutil.copy(pathlib.Path(cola, "train.tsv"), data)
+    assert train() == results
+    add(32)
+    capsys.readouterr()
+    train(allow=True)
+    said = capsys.readouterr().out
+    assert "train.tsv has changed: the run goes on with it from step 8 of 10" in said
+    assert "160 training records" in said and checkpoints.latest_step(str(run)) == 10
+    capsys.readouterr()
+    train()
+    assert "is finished" in capsys.readouterr().out
+
+
+def train_on_devices(preset, cola, model_dir, number):
+    runs.logical_cpus(int(number))
+    options = {"strategy": "mirrored", "num_train_steps": 4}
+    task = {"classifier_dropout": 0.0}  # each replica draws its own
+    finetuning.run(make_experiment(preset, cola, model_dir, training=options, **task))
+
+
+@pytest.mark.slow
+def test_several_devices_take_the_steps_of_one(preset, cola, tmp_path):
+    weights = []
+    for number in (1, 2):
+        run = tmp_path / str(number)
+        runs.in_process("workflows.finetuning_test", train_on_devices, preset, cola, run, number)
+        weights.append(runs.weights(TextClassifier.from_preset(str(run / "preset"))))
+    runs.assert_close(*weights, 1e-4)

@@ -8,7 +8,7 @@ import pytest
 from convbert_tf import config
 from convbert_tf.console import UserError
 from convbert_tf.data import corpus, shards
-from convbert_tf.tasks import pretraining
+from convbert_tf.workflows import pretraining
 from tests import runs
 
 

@@ -1,4 +1,4 @@
-"""A fine-tuned model's outputs for all records of a set."""
+"""A model's outputs for all records of a set."""
 
 import numpy as np
 import tensorflow as tf

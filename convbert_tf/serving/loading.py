@@ -1,0 +1,82 @@
+"""Models that answer texts, from a SavedModel or from a preset, behind one call."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (its ops are in the graph of a SavedModel)
+
+from convbert_tf.console import UserError
+from convbert_tf.files import is_address, read_json
+from convbert_tf.serving.saved_model import SIGNATURE_FILE, make_server
+from convbert_tf.weights.presets import preset_of
+
+_WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+def estimated_lengths(texts):
+    """About how many tokens each of `texts` has, without its tokenizer: [n]."""
+    return np.array([len(_WORDS.findall(text)) + len(text) / 40 for text in texts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A model that takes texts.
+
+    Attributes:
+        inputs: names of its inputs: ["text"], ["text_a", "text_b"] or ["question", "context"].
+        labels: names of its classes, or None where it has none or they are not known.
+        call: a function of string tensors [B] by these names -> dict of tensors [B, ...].
+        owner: of the weights that `call` computes with; they go when it goes.
+        lengths: a function of n texts -> about how many tokens each has, [n].
+    """
+
+    inputs: list
+    labels: list | None
+    call: Callable
+    owner: object
+    lengths: Callable = estimated_lengths
+
+
+def load(source, **options):
+    """The Served model in `source`.
+
+    Args:
+        source: a SavedModel of `export`, a fine-tuned preset, the run that has made one, or
+            "hf://owner/name".
+        **options: as for `export`, of a preset alone; None is as not given.
+
+    Raises:
+        UserError: there is no such model; it has no head to serve; an option does not fit it.
+    """
+    if not is_address(source) and os.path.exists(os.path.join(source, "saved_model.pb")):
+        given = [f"--{name}" for name, value in options.items() if value is not None]
+        if given:
+            raise UserError(f"{', '.join(given)}: a SavedModel is as it was exported.")
+        return _load_saved_model(source)
+    server = make_server(preset_of(source), **options)
+    described = server.describe()
+
+    def lengths(texts):
+        return server.tokenizer.tokenize(texts).row_lengths().numpy()
+
+    return Served(described["inputs"], described.get("labels"), server.serve, server, lengths)
+
+
+def _load_saved_model(directory):
+    try:
+        loaded = tf.saved_model.load(directory)
+        serve = loaded.signatures["serving_default"]
+    except (OSError, IndexError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"the SavedModel in {directory} is damaged or of another kind; export it again."
+        ) from error
+    path, names = os.path.join(directory, SIGNATURE_FILE), serve.structured_input_signature[1]
+    described = read_json(path, "what a SavedModel takes", dict) if os.path.exists(path) else {}
+    inputs, labels = described.get("inputs"), described.get("labels")
+    if not isinstance(inputs, list) or set(inputs) != set(names):
+        inputs = sorted(names)
+    return Served(inputs, labels if isinstance(labels, list) else None, serve, loaded)

@@ -1,0 +1,1 @@
+"""What is done with tasks: pre-training, fine-tuning, trials, predicting, all of GLUE."""

@@ -1,0 +1,61 @@
+"""Models that answer texts: the same from a preset, a run and a SavedModel."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from convbert_tf import serving
+from convbert_tf.config import ModelConfig
+from convbert_tf.console import UserError
+from convbert_tf.modeling.encoder import ConvBertEncoder
+from convbert_tf.modeling.heads import TextClassifier
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "."]
+MODEL = ModelConfig(
+    vocab_size=len(VOCAB),
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    embedding_size=16,
+    max_position_embeddings=32,
+    conv_kernel_size=3,
+    initializer_range=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "pieces.txt").write_text("\n".join(VOCAB) + "\n")
+    model = TextClassifier(ConvBertEncoder(MODEL), 2, labels=["bad", "good"])
+    path = str(folder / "preset")
+    model.save_to_preset(path, vocab_file=str(folder / "pieces.txt"), pair=True)
+    model.encoder.save_to_preset(str(folder / "encoder"), str(folder / "pieces.txt"))
+    serving.export(path, str(folder / "served"))
+    return folder
+
+
+def test_a_preset_a_run_and_a_saved_model_answer_alike(folder):
+    answers = []
+    for name in ("preset", "", "served"):
+        served = serving.load(str(folder / name))
+        assert (served.inputs, served.labels) == (["text_a", "text_b"], ["bad", "good"])
+        given = {"text_a": ["cat dog", "."], "text_b": ["dog", ""]}
+        answers.append(served.call(**{k: tf.constant(v) for k, v in given.items()}))
+    for other in answers[1:]:
+        assert (other["label"] == answers[0]["label"]).numpy().all()
+        np.testing.assert_allclose(other["probabilities"], answers[0]["probabilities"], atol=1e-6)
+
+
+def test_what_cannot_be_asked_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="--pair: a SavedModel is as it was exported"):
+        serving.load(str(folder / "served"), pair=False, max_seq_length=None)
+    with pytest.raises(UserError, match="holds a ConvBertEncoder; only a fine-tuned"):
+        serving.load(str(folder / "encoder"))
+    with pytest.raises(UserError, match="is not there"):
+        serving.load(str(tmp_path / "none"))
+    (tmp_path / "saved_model.pb").write_bytes(b"none")
+    with pytest.raises(UserError, match="is damaged or of another kind; export it again"):
+        serving.load(str(tmp_path))
+    assert serving.load(str(folder), pair=False, max_seq_length=None).inputs == ["text"]

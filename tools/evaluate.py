@@ -1,0 +1,73 @@
+r"""Scores a fine-tuned model on splits of a task: metrics, classes, confusion, worst mistakes.
+
+Of a run of tools/finetune.py, on the task that it was trained on:
+
+    python tools/evaluate.py --run=runs/sst2 --split=dev
+
+Of any preset, Hugging Face directory or hf://owner/name whose head fits the task:
+
+    python tools/evaluate.py --config=configs/finetune_glue.py:sst2 \
+        --config.task.init_from=models/sst2 --config.task.data_dir=glue/SST-2 \
+        --split=dev,test --output_dir=reports/sst2
+
+A split without labels, as GLUE's test sets, is predicted and not scored. Leaves in output_dir, for
+each split: SPLIT.md and SPLIT.json, the report; predictions/SPLIT/, in the form that the task's
+benchmark takes; and event files for TensorBoard.
+"""
+
+import dataclasses
+import os
+
+from absl import flags
+
+from convbert_tf import config, console, files
+
+CONFIG = config.ConfigFlag(
+    config.FinetuningExperiment(training=config.finetuning_defaults()),
+    "A file of configs/, with :TASK; or give --run.",
+    required=False,
+)
+RUN = flags.DEFINE_string("run", None, "model_dir of a run, whose task and preset are taken.")
+SPLIT = flags.DEFINE_list("split", ["dev"], "Splits of the task's data: dev,test for two.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Of --run: other data than it was trained on.")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Where the reports go; with --run by default reports/ in it."
+)
+
+
+def main(_):
+    experiment, output_dir = CONFIG.experiment(), OUTPUT_DIR.value
+    if (experiment is None) == (RUN.value is None):
+        raise console.UserError("set either --run, or --config and values of it.")
+    if RUN.value is not None:
+        experiment = _of_run(RUN.value)
+        output_dir = output_dir or os.path.join(RUN.value, "reports")
+    elif DATA_DIR.value is not None:
+        raise console.UserError("--data_dir goes with --run; here it is --config.task.data_dir.")
+    if not output_dir:
+        raise console.UserError("set --output_dir.")
+
+    console.load_tensorflow("orbit")
+    from convbert_tf.tasks import reports
+    from convbert_tf.workflows import prediction
+
+    for report in prediction.evaluate(experiment, SPLIT.value, output_dir).values():
+        for line in reports.brief(report):
+            console.say(line)
+    console.say(f"the reports are in {output_dir}")
+
+
+def _of_run(model_dir):
+    """The experiment of the run in `model_dir`, with its own preset to start from."""
+    path = os.path.join(model_dir, config.CONFIG_FILE)
+    values = files.read_json(path, "the config of a fine-tuning run")
+    experiment = config.from_config_dict(config.FinetuningExperiment, values)
+    if not os.path.exists(os.path.join(model_dir, "preset", config.CONFIG_FILE)):
+        raise console.UserError(f"the run in {model_dir} has made no preset yet: let it end.")
+    changes = {"init_from": os.path.join(model_dir, "preset")}
+    changes |= {} if DATA_DIR.value is None else {"data_dir": DATA_DIR.value}
+    return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **changes))
+
+
+if __name__ == "__main__":
+    console.run(main, CONFIG.help)
