@@ -23,6 +23,9 @@ QUESTION = flags.DEFINE_multi_string("question", None, "Question.")
 CONTEXT = flags.DEFINE_multi_string("context", None, "Text that answers the question.")
 
 
+_FIRST = ("label", "labels", "answer", "start", "end", "start_char", "end_char", "score")
+
+
 def main(_):
     given = {
         flag.name: [os.fsencode(value) for value in flag.value]  # as it came, UTF-8 or not
@@ -48,6 +51,7 @@ def main(_):
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
     outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
+    outputs = {name: outputs[name] for name in sorted(outputs, key=_place)}
     columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
     answers = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
     if "num_words" in outputs:
@@ -56,6 +60,11 @@ def main(_):
         return
     said = answers if len(answers) > 1 else answers[0]
     console.say(json.dumps(said, ensure_ascii=False, indent=1))
+
+
+def _place(name):
+    """Where an output stands: the answer first, what is not named in _FIRST last."""
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST), name
 
 
 def _say_tags(answer):

@@ -19,7 +19,9 @@ DOC_STRIDE = flags.DEFINE_integer("doc_stride", None, "Tokens between a context'
 MAX_QUERY_LENGTH = flags.DEFINE_integer("max_query_length", None, "Longest question, in tokens.")
 MAX_ANSWER_LENGTH = flags.DEFINE_integer("max_answer_length", None, "Longest answer, in tokens.")
 NULL_THRESHOLD = flags.DEFINE_float(
-    "null_threshold", None, 'SQuAD 2.0: log-odds of "no answer" above which the answer is "".'
+    "null_threshold",
+    None,
+    'SQuAD 2.0: log-odds of "no answer" above which the answer is ""; inf to answer all.',
 )
 
 

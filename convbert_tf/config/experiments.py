@@ -129,6 +129,11 @@ class TaskConfig:
     answerable_weight: float = setting(
         0.5, "SQuAD 2.0: weight of the loss of whether there is an answer."
     )
+    null_threshold: str = setting(
+        "f1",
+        'SQuAD 2.0: log-odds of "no answer" above which the answer is "": f1 or exact for the '
+        "threshold with the best of these on the dev set, a number, or none to answer all.",
+    )
 
     def __post_init__(self):
         check_types(self)
@@ -139,6 +144,10 @@ class TaskConfig:
         require(
             self.num_train_epochs <= 1e6,
             f"num_train_epochs must be at most 1,000,000, got {self.num_train_epochs}.",
+        )
+        require(
+            self.null_threshold in ("f1", "exact", "none") or _is_number(self.null_threshold),
+            f"null_threshold must be f1, exact, none or a number, got {self.null_threshold!r}.",
         )
         object.__setattr__(self, "name", task_name(self.name))
         require_one_of(self, "kind", "classes", "labels", "score")
@@ -152,6 +161,13 @@ class TaskConfig:
         require_at_least_one(self, "num_trials")
         dropout = self.classifier_dropout
         require(0 <= dropout < 1, f"classifier_dropout must be in [0, 1), got {dropout}.")
+
+
+def _is_number(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import importlib
 
 _PUBLIC = {
     "ClassifierServer": "saved_model",
-    "QuestionAnswererServer": "saved_model",
+    "QuestionAnswererServer": "questions",
     "TaggerServer": "tokens",
     "export": "saved_model",
     "freeze": "inference",

@@ -14,20 +14,13 @@ from convbert_tf.console import UserError, reason
 from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.serving import windows as windowing
 from convbert_tf.serving.inference import freeze, signature
+from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.tokens import TaggerServer
 from convbert_tf.text.characters import UNICODE_VERSION
-from convbert_tf.text.preprocessing import TextPreprocessor, head, pack
+from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
-# Of a question answerer: outputs that are decoded.
-_SPANS = {
-    "start_top_index": tf.int32,
-    "end_top_index": tf.int32,
-    "start_top_log_probs": tf.float32,
-    "end_top_log_probs": tf.float32,
-}
 # Beside a SavedModel: its inputs, its labels, the lengths that it was exported with.
 SIGNATURE_FILE = "signature.json"
 
@@ -165,138 +158,6 @@ class ClassifierServer(tf.Module):
         if self.num_classes == 1 and self.max_score is not None:
             described |= {"min_score": self.min_score, "max_score": self.max_score}
         return described
-
-
-class QuestionAnswererServer(tf.Module):
-    """A question and a context of any length -> the answer, cut from the context.
-
-    Long contexts are read in overlapping windows, and the best span of all of them is chosen, as
-    squad.make_windows and squad_decoding.decode do it.
-
-    Signature: `question`, `context` string [B] -> `answer` string [B]; `start`, `end` int64 [B],
-    the answer's bytes in the context; `score` float32 [B], its log probability; with an
-    answerable head also `no_answer_probability` [B].
-
-    Args:
-        model: QuestionAnswerer.
-        tokenizer: WordPieceTokenizer.
-        max_seq_length: of a window.
-        doc_stride, max_query_length, max_answer_length: as in config.TaskConfig.
-        null_threshold: log-odds of "no answer" above which `answer` is ""; None never gives "".
-    """
-
-    def __init__(
-        self,
-        model,
-        tokenizer,
-        max_seq_length,
-        doc_stride=128,
-        max_query_length=64,
-        max_answer_length=30,
-        null_threshold=None,
-    ):
-        super().__init__()
-        if max_seq_length < max_query_length + 4 or doc_stride < 1:
-            raise UserError(
-                f"max_seq_length {max_seq_length} must exceed max_query_length {max_query_length} "
-                f"by at least 4, and doc_stride {doc_stride} be at least 1."
-            )
-        if null_threshold is not None and not model.answerable:
-            raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
-        self._compute, self.tokenizer = freeze(model), tokenizer
-        self.answerable, self.max_seq_length = model.answerable, max_seq_length
-        self.doc_stride, self.max_query_length = doc_stride, max_query_length
-        self.max_answer_length, self.null_threshold = max_answer_length, null_threshold
-        text = tf.TensorSpec([None], tf.string)
-        self.serve = signature(self._serve, question=text, context=text)
-
-    def _serve(self, question, context):
-        query = self.tokenizer.tokenize(question)
-        query = head(query, tf.constant(self.max_query_length, tf.int64))
-        pieces, starts, ends = self.tokenizer.tokenize_with_offsets(context)
-        room = self.max_seq_length - 3 - query.row_lengths()
-        windows = windowing.cut(pieces.row_lengths(), room, self.doc_stride)
-        queries = tf.gather(query, windows["example"])
-        inputs = pack(self.tokenizer, queries, windowing.gather(pieces, windows))
-        dtypes = dict(_SPANS, answerable_logit=tf.float32) if self.answerable else _SPANS
-        outputs = windowing.in_parts(self._compute, inputs, dtypes)
-        best, start, end = self._best_spans(outputs, windows, query.row_lengths())
-        found = best > -1e8
-
-        def offset(offsets, piece):
-            bounded = tf.where(found, piece, 0)
-            flat = tf.concat([offsets.values, [0]], axis=0)
-            index = tf.minimum(offsets.row_starts() + bounded, tf.size(flat, tf.int64) - 1)
-            return tf.where(found, tf.gather(flat, index), 0)
-
-        first, last = offset(starts, start), offset(ends, end)
-        results = {"start": first, "end": last, "score": best}
-        if self.answerable:
-            null_odds = tf.math.segment_min(outputs["answerable_logit"], windows["example"])
-            results["no_answer_probability"] = tf.sigmoid(null_odds)
-            if self.null_threshold is not None:
-                last = tf.where(null_odds > self.null_threshold, first, last)
-                results["end"] = last
-        results["answer"] = tf.strings.substr(context, first, last - first)
-        return results
-
-    def _best_spans(self, outputs, windows, query_lengths):
-        """Score, first piece and last piece of each example's best span, each [B]."""
-        offset = tf.gather(query_lengths, windows["example"]) + 2  # of pieces in a window's input
-        start = tf.cast(outputs["start_top_index"], tf.int64) - offset[:, None]  # [W, J]
-        end = tf.cast(outputs["end_top_index"], tf.int64) - offset[:, None, None]  # [W, J, J]
-        length = windows["length"][:, None]
-        startable = (start >= 0) & (start < length)
-        startable &= self._has_most_context(start, windows)
-        spans = end - start[:, :, None] + 1
-        allowed = startable[:, :, None] & (end < length[:, :, None])
-        allowed &= (spans >= 1) & (spans <= self.max_answer_length)
-        scores = outputs["start_top_log_probs"][:, :, None] + outputs["end_top_log_probs"]
-        scores = tf.where(allowed, scores, -1e9)
-
-        beam = tf.shape(end)[1]
-        flat = tf.reshape(scores, [-1, beam * beam])
-        best = tf.argmax(flat, axis=1)
-        of_window = tf.gather(flat, best, batch_dims=1)
-        chosen = _first_best(of_window, windows["example"])  # a window of each example
-        start = tf.gather(start + windows["start"][:, None], chosen)
-        end = tf.gather(tf.reshape(end, [-1, beam * beam]) + windows["start"][:, None], chosen)
-        best = tf.gather(best, chosen)
-        return (
-            tf.gather(of_window, chosen),
-            tf.gather(start, best // tf.cast(beam, tf.int64), batch_dims=1),
-            tf.gather(end, best, batch_dims=1),
-        )
-
-    def _has_most_context(self, piece, windows):
-        """Whether no other window of the example shows more around the piece: [W, J] -> bool."""
-        ragged = [
-            tf.RaggedTensor.from_value_rowids(windows[name], windows["example"])
-            for name in ("start", "length")
-        ]
-        starts, lengths = (tf.gather(x, windows["example"]).to_tensor() for x in ragged)  # [W, S]
-        position = (piece + windows["start"][:, None])[:, :, None]  # in the context, [W, J, 1]
-        left = position - starts[:, None]
-        right = starts[:, None] + lengths[:, None] - 1 - position  # [W, J, S]
-        context = tf.cast(tf.minimum(left, right), tf.float64)
-        context += 0.01 * tf.cast(lengths, tf.float64)[:, None]
-        context = tf.where((left >= 0) & (right >= 0), context, -1.0)
-        return tf.argmax(context, axis=2) == windows["number"][:, None]
-
-    def describe(self):
-        return {
-            "inputs": ["question", "context"],
-            "answerable": self.answerable,
-            "max_seq_length": self.max_seq_length,
-            "doc_stride": self.doc_stride,
-        }
-
-
-def _first_best(values, segment):
-    """Index of the largest of `values` [W] in each segment; the first of equal ones."""
-    largest = tf.gather(tf.math.segment_max(values, segment), segment)
-    index = tf.range(tf.size(values))
-    return tf.math.segment_min(tf.where(values == largest, index, tf.size(values)), segment)
 
 
 _SERVERS = {

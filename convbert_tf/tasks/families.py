@@ -12,7 +12,7 @@ A family has
     check(batch_size)   refuses files that cannot be read, or that do not fill a batch to train on
     make_model(model)   a model with the family's head on the encoder of `model`
     misfit(model)       why the head of `model` is not the task's, or ""
-    serving()           options of serving.export, to answer as the task is scored
+    serving(metrics)    options of serving.export, to answer as the task is scored with `metrics`
     write_training_records(path)    writes the records; returns their number
     evaluation(split, work_dir)     what of a split is to be predicted, with
         serialized          its records, numbered by their `example_id`

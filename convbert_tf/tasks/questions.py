@@ -11,6 +11,7 @@ from convbert_tf.data import records, tables
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
 from convbert_tf.tasks import reports, squad, squad_data, squad_decoding
+from convbert_tf.training import plots
 
 TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
 
@@ -86,9 +87,10 @@ class Questions:
         kind = {"answerable": self.version2}
         return kind if self.config.joint_prediction else kind | {"joint": False}
 
-    def serving(self):
+    def serving(self, metrics):
         names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
-        return {name: getattr(self.config, name) for name in names}
+        options = {name: getattr(self.config, name) for name in names}
+        return options | {k: metrics[k] for k in ("null_threshold",) if k in metrics}
 
     def _examples(self, split, training):
         config = self.config
@@ -127,9 +129,13 @@ class Questions:
         return QuestionsEvaluation(self.config, self.version2, examples, windows, serialized)
 
     def baseline(self, split):
-        """Official metrics of random spans of the usual length."""
+        """Official metrics of random spans of the usual length, or, if better, of no answers."""
         examples = self._examples(split, training=False)
-        return squad_decoding.evaluate(examples, squad_decoding.span_baseline(examples, seed=0))
+        spans = squad_decoding.span_baseline(examples, seed=0)
+        found = [squad_decoding.evaluate(examples, spans)]
+        if self.version2:
+            found.append(squad_decoding.evaluate(examples, dict.fromkeys(spans, "")))
+        return max(found, key=lambda scores: scores["f1"])
 
 
 class QuestionsEvaluation:
@@ -153,15 +159,28 @@ class QuestionsEvaluation:
         return len(self.examples)
 
     def predictions(self, outputs):
-        """`squad_decoding.decode` of the model's `outputs` for the records."""
+        """`squad_decoding.decode` of the model's `outputs`: an answer to every question."""
         config = self.config
         sizes = (config.max_answer_length, config.n_best_size)
         return squad_decoding.decode(self.windows, outputs, *sizes, self.version2)
 
+    def _null_threshold(self, predictions, null_odds):
+        """What the setting `null_threshold` means for these; None for none."""
+        setting = self.config.null_threshold
+        if not self.version2 or setting == "none":
+            return None
+        if setting not in ("f1", "exact"):
+            return float(setting)
+        if not self.labelled:
+            return None
+        return squad_decoding.best_null_threshold(self.examples, predictions, null_odds, setting)
+
     def score(self, outputs):
-        """Official metrics, in percent."""
+        """Official metrics, in percent; for version 2 with the threshold that they are of."""
         predictions, _, null_odds = self.predictions(outputs)
-        return squad_decoding.evaluate(self.examples, predictions, null_odds or None)
+        threshold = self._null_threshold(predictions, null_odds)
+        scores = squad_decoding.evaluate(self.examples, predictions, null_odds or None, threshold)
+        return scores if threshold is None else scores | {"null_threshold": threshold}
 
     def report(self, outputs):
         """The wrong answers that the model was surest of, to questions that have one."""
@@ -179,7 +198,19 @@ class QuestionsEvaluation:
         return {"mistakes": mistakes}
 
     def write(self, outputs, directory):
-        squad_decoding.write_predictions(directory, *self.predictions(outputs))
+        """Writes the predictions that `score` scores, and how precision goes with recall."""
+        predictions, nbest, null_odds = self.predictions(outputs)
+        answers = squad_decoding.withhold(
+            predictions, null_odds, self._null_threshold(predictions, null_odds)
+        )
+        squad_decoding.write_predictions(directory, answers, nbest, null_odds)
+        if not self.version2:
+            return
+        curves = squad_decoding.precision_recall(self.examples, predictions, null_odds)
+        try:
+            plots.plot_precision_recall(curves, os.path.join(directory, "precision_recall.png"))
+        except UserError as error:
+            say(f"no picture of precision and recall: {error}")
 
 
 def _mistake(number, example, answer):

@@ -265,7 +265,7 @@ class Sentences:
         labels, several = self.task.labels, self.task.multi_label
         return {"num_classes": len(labels) or 1, "labels": labels or None, "multi_label": several}
 
-    def serving(self):
+    def serving(self, metrics):
         settings = {"max_seq_length": self.config.max_seq_length, "pair": bool(self.task.text_b)}
         if self.task.is_regression:
             settings |= {"min_score": self.task.min_score, "max_score": self.task.max_score}

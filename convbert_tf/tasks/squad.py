@@ -25,7 +25,6 @@ __all__ = [
     "SquadExample",
     "Window",
     "make_windows",
-    "max_context_flags",
     "read_examples",
     "read_tfds",
     "window_spans",
@@ -36,39 +35,46 @@ __all__ = [
 _BATCH = 2048
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class Window:
-    """One model input, and what its answer positions mean in the context.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cut:
+    """How a text of `num_pieces` is cut: at most `room` pieces a window, one every `doc_stride`.
 
-    Attributes:
-        question_id, context, is_impossible: of the question.
-        input_ids: int32 [T], [CLS] question [SEP] window [SEP], without padding.
-        context_position: where the window's first piece stands in `input_ids`; the position p
-            there is the piece p - context_position below.
-        starts, ends: int64 [pieces], bytes of the context in UTF-8 that each piece covers.
-        max_context: bool [pieces], whether no other window shows more around the piece.
-        start_position, end_position: the answer's first and last token in `input_ids`; 0, 0 if
-            there is none, or it is not wholly inside.
+    The last window reaches the end, and may be shorter.
     """
 
-    question_id: str
-    context: str
-    is_impossible: bool
-    input_ids: np.ndarray
-    context_position: int
-    starts: np.ndarray
-    ends: np.ndarray
-    max_context: np.ndarray
-    start_position: int = 0
-    end_position: int = 0
+    num_pieces: int
+    room: int
+    doc_stride: int
 
     @property
-    def segment_ids(self):
-        """int32 [T]: 0 for [CLS] question [SEP], 1 for window [SEP]."""
-        return (np.arange(len(self.input_ids)) >= self.context_position).astype(np.int32)
+    def stride(self):
+        return min(self.room, self.doc_stride)
 
+    def __len__(self):
+        """The number of windows: one at least."""
+        return 1 - min(self.room - self.num_pieces, 0) // self.stride
 
-# Windows
+    def span(self, number):
+        """The first piece of window `number`, and the one after its last."""
+        start = number * self.stride
+        return start, min(start + self.room, self.num_pieces)
+
+    def most_context(self, pieces):
+        """The window that shows most context around each of `pieces` (an int array).
+
+        The context is the smaller of what stands left and right of the piece, plus a hundredth of
+        the window's length; of equals the first window has it (BERT's rule). All windows but the
+        last have one length; of these it is one of the two in whose middle the piece is nearly.
+        """
+        last = len(self) - 1
+        before = (2 * pieces - self.room + 1) // (2 * self.stride)
+        numbers = [np.clip(before + i, 0, max(last - 1, 0)) for i in (0, 1)]
+        numbers = np.stack([*numbers, np.full_like(before, last)])
+        starts = numbers * self.stride
+        ends = np.minimum(starts + self.room, self.num_pieces)
+        scores = np.minimum(pieces - starts, ends - 1 - pieces) + 0.01 * (ends - starts)
+        scores[(pieces < starts) | (pieces >= ends)] = -np.inf
+        return np.take_along_axis(numbers, scores.argmax(axis=0)[None], axis=0)[0]
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -78,6 +84,72 @@ class _Pieces:
     ids: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Window:
+    """One model input, and what its answer positions mean in the context.
+
+    Windows share the pieces of their context and their question, so that they take little memory
+    however many there are of a long context.
+
+    Attributes:
+        question_id, context, is_impossible: of the question.
+        query: int32, [CLS] question [SEP].
+        pieces: of the whole context.
+        cut: Cut of the context.
+        number: the window's place in it.
+        start_position, end_position: the answer's first and last token in `input_ids`; 0, 0 if
+            there is none, or it is not wholly inside.
+    """
+
+    question_id: str
+    context: str
+    is_impossible: bool
+    query: np.ndarray
+    pieces: _Pieces
+    cut: Cut
+    number: int
+    start_position: int = 0
+    end_position: int = 0
+
+    @property
+    def input_ids(self):
+        """int32 [T], [CLS] question [SEP] window [SEP], without padding."""
+        return np.concatenate([self.query, self.pieces.ids[self._slice], self.query[-1:]])
+
+    @property
+    def segment_ids(self):
+        """int32 [T]: 0 for [CLS] question [SEP], 1 for window [SEP]."""
+        start, end = self.cut.span(self.number)
+        return np.repeat(np.int32([0, 1]), [self.context_position, end - start + 1])
+
+    @property
+    def context_position(self):
+        """Where the window's first piece stands in `input_ids`: position p is piece p - this."""
+        return len(self.query)
+
+    @property
+    def starts(self):
+        """int64 [pieces], where in the context, in bytes of UTF-8, each piece begins."""
+        return self.pieces.starts[self._slice]
+
+    @property
+    def ends(self):
+        """int64 [pieces], where in the context, in bytes of UTF-8, each piece ends."""
+        return self.pieces.ends[self._slice]
+
+    @property
+    def max_context(self):
+        """bool [pieces], whether no other window shows more context around the piece."""
+        return self.cut.most_context(np.arange(*self.cut.span(self.number))) == self.number
+
+    @property
+    def _slice(self):
+        return slice(*self.cut.span(self.number))
+
+
+# Windows
 
 
 def make_windows(
@@ -128,9 +200,9 @@ def make_windows(
                 dropped["the answer has no token"] += 1
                 continue
         question = questions[number].ids[:max_query_length]
-        query = np.concatenate([[tokenizer.cls_id], question, [tokenizer.sep_id]])
-        room = max_seq_length - len(query) - 1
-        made = _windows_of_question(example, query, context, span, room, doc_stride, tokenizer)
+        query = np.array([tokenizer.cls_id, *question, tokenizer.sep_id], np.int32)
+        cut = Cut(len(context.ids), max_seq_length - len(query) - 1, doc_stride)
+        made = _windows_of_question(example, query, context, span, cut)
         num_cut += bool(span) and not any(window.end_position for window in made)
         windows += made if len(context.ids) or not training else []
         progress.update(number + 1)
@@ -184,44 +256,17 @@ def _pieces_at(place, context, pieces):
 
 def window_spans(num_pieces, room, doc_stride):
     """(start, end) of each window of at most `room` pieces; the last one reaches the end."""
-    spans = [(0, min(num_pieces, room))]
-    while spans[-1][1] < num_pieces:
-        start, end = spans[-1]
-        start += min(end - start, doc_stride)
-        spans.append((start, min(start + room, num_pieces)))
-    return spans
+    cut = Cut(num_pieces, room, doc_stride)
+    return [cut.span(number) for number in range(len(cut))]
 
 
-def max_context_flags(spans):
-    """For each window a bool [pieces]: whether it is the one with most context around the piece.
-
-    The context is the smaller of what stands left and right of it, plus a hundredth of the
-    window's length; of equals the first window has it (BERT's rule).
-    """
-    num_pieces = spans[-1][1]
-    at = np.arange(num_pieces)
-    scores = np.full([len(spans), num_pieces], -np.inf)
-    for score, (start, end) in zip(scores, spans, strict=True):
-        context = np.minimum(at[start:end] - start, end - 1 - at[start:end])
-        score[start:end] = context + 0.01 * (end - start)
-    best = scores.argmax(axis=0)
-    return [best[start:end] == i for i, (start, end) in enumerate(spans)]
-
-
-def _windows_of_question(example, query, pieces, answer_span, room, doc_stride, tokenizer):
-    spans = window_spans(len(pieces.ids), room, doc_stride)
+def _windows_of_question(example, query, pieces, answer_span, cut):
     windows = []
-    for (start, end), flags in zip(spans, max_context_flags(spans), strict=True):
+    for number in range(len(cut)):
         window = Window(
-            example.question_id,
-            example.context,
-            example.is_impossible,
-            np.concatenate([query, pieces.ids[start:end], [tokenizer.sep_id]]).astype(np.int32),
-            len(query),
-            pieces.starts[start:end],
-            pieces.ends[start:end],
-            flags,
+            example.question_id, example.context, example.is_impossible, query, pieces, cut, number
         )
+        start, end = cut.span(number)
         if answer_span and start <= answer_span[0] and answer_span[1] < end:
             window.start_position = answer_span[0] - start + len(query)
             window.end_position = answer_span[1] - start + len(query)

@@ -258,7 +258,7 @@ class Tokens:
     def _classes(self):
         return {"num_classes": len(self.labels), "labels": self.labels}
 
-    def serving(self):
+    def serving(self, metrics):
         return {name: getattr(self.config, name) for name in ("max_seq_length", "doc_stride")}
 
     def write_training_records(self, path):

@@ -110,10 +110,20 @@ class WordPieceTokenizer(tf.Module):
     def _split_long_words(self, text, ids, starts, ends):
         """Replaces the [UNK] of words over 200 bytes, not over 200 characters, by their pieces."""
         first, length = starts.values, ends.values - starts.values
-        words = tf.strings.substr(tf.gather(text, ids.value_rowids()), first, length)
-        chars = tf.strings.length(words, unit="UTF8_CHAR")
-        again = (length > MAX_WORD_CHARS) & (chars <= MAX_WORD_CHARS)
-        long = self._long_wordpiece.tokenize_with_offsets(tf.where(again, words, ""))
+        rows = ids.value_rowids()
+        long = (length > MAX_WORD_CHARS) & (length <= 4 * MAX_WORD_CHARS)
+        long = tf.where(long)  # [words, 1]
+        # Put together from single bytes: to cut them out of a text, TensorFlow copies all of it for
+        # each word, which of a text of megabytes is too much.
+        text_bytes = tf.strings.bytes_split(text)
+        at = tf.gather_nd(tf.gather(text_bytes.row_starts(), rows) + first, long)
+        index = tf.ragged.range(at, at + tf.gather_nd(length, long))
+        words = tf.strings.reduce_join(tf.gather(text_bytes.values, index), axis=1)
+        kept = tf.strings.length(words, unit="UTF8_CHAR") <= MAX_WORD_CHARS
+        again = tf.scatter_nd(long, kept, tf.shape(length, tf.int64))
+        none = tf.fill(tf.shape(length), "")
+        words = tf.tensor_scatter_nd_update(none, long, tf.where(kept, words, ""))
+        long = self._long_wordpiece.tokenize_with_offsets(words)
 
         def splice(tokens, pieces):
             kept = tf.ragged.boolean_mask(tokens.values[:, None], ~again[:, None])

@@ -1,4 +1,4 @@
-"""Pictures of a run's metrics.jsonl and of confusion matrices; no TensorFlow."""
+"""Pictures of a run's metrics.jsonl, of precision and recall, of confusion; no TensorFlow."""
 
 import json
 import os
@@ -104,6 +104,30 @@ def plot_run(model_dirs, path, metrics=None):
     panels[0].legend(handles=list(curves.values()), fontsize="small")
     with atomic_path(path) as partial:
         drawing.savefig(partial, format=kind[1:])
+
+
+def plot_precision_recall(curves, path):
+    """Draws precision over recall, with the average precision of each curve.
+
+    Args:
+        curves: name -> (recalls, precisions), both from 0 to 1, the recalls rising from 0.
+        path: .png.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    drawing = _matplotlib_figure().Figure(figsize=(5, 4), layout="constrained")
+    panel = drawing.subplots()
+    for name, (recalls, precisions) in curves.items():
+        average = 100 * sum((recalls[1:] - recalls[:-1]) * precisions[1:])
+        # The precision that a recall is reached with, as the average counts it.
+        panel.step(recalls, precisions, where="pre", label=f"{name}: average {average:.2f}")
+    panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
+    panel.grid(alpha=0.3)
+    if curves:
+        panel.legend(fontsize="small")
+    with atomic_path(path) as partial:
+        drawing.savefig(partial, format="png")
 
 
 def _read_runs(model_dirs):

@@ -36,7 +36,7 @@ _NOT_OF_RECORDS = {
     *("data_dir", "train_file", "dev_file", "test_file", "init_from", "from_scratch"),
     *("num_train_epochs", "num_trials", "metrics"),
     *("classifier_dropout", "class_weights", "answerable_weight", "joint_prediction"),
-    *("max_answer_length", "n_best_size", "beam_size"),
+    *("max_answer_length", "n_best_size", "beam_size", "null_threshold"),
 }
 
 
@@ -285,7 +285,7 @@ def _finish(experiment, metric, start, model, evaluator, results):
     report = {"step": step} | ({"best_metric": metric} if metric else {})
     preset_dir = os.path.join(model_dir, PRESET)
     lower_case, strip_accents = start.normalization
-    serving = start.family.serving()
+    serving = start.family.serving(results)
     presets.save(model, preset_dir, start.vocab_file, lower_case, serving, strip_accents)
     evaluator.write(model_dir)
     monitoring.write_scores(model_dir, step, results)
@@ -397,7 +397,7 @@ def _evaluation(task, start):
     With other training data the best step is sought anew: it is to have learned of them.
     """
     names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
-    names = names.split() + ["beam_size", "word_column", "tag_column"]
+    names = names.split() + ["beam_size", "null_threshold", "word_column", "tag_column"]
     if task.name == OWN_TASK:
         names += ["labels", "min_score", "max_score", "text_column"]
         names += ["text_b_column", "label_column", "split_column"]

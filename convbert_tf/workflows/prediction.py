@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -25,7 +26,7 @@ from convbert_tf.workflows.outputs import Predictor
 FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
 _CHUNK = 4096  # rows that are sorted by length together
 # The order of a prediction's columns; what is not named here comes last.
-_COLUMNS = ("label", "labels", "answer", "start", "end", "score", "no_answer_probability")
+_COLUMNS = ("label", "labels", "answer", "start", "end", "start_char", "end_char", "score")
 
 
 # --- a split of a task ---
@@ -55,6 +56,7 @@ def evaluate(experiment, splits, output_dir):
     vocab_file, *normalization = presets.vocabulary(source)
     stored = formats.read(source)
     check_length(task.max_seq_length, stored.model_config)
+    task = _with_its_threshold(task, presets.serving(source))
     family = families.make(task, WordPieceTokenizer(vocab_file, *normalization))
     for split in splits:
         family.files(split)
@@ -81,6 +83,14 @@ def evaluate(experiment, splits, output_dir):
             found[split] = made | {"model": task.init_from, "files": family.files(split)}
             reports.write(found[split], output_dir)
     return found
+
+
+def _with_its_threshold(task, serving):
+    """`task` with the threshold of SQuAD 2.0 that the model has, instead of one chosen anew."""
+    kept = serving.get("null_threshold")
+    if kept is None or task.null_threshold not in ("f1", "exact"):
+        return task
+    return dataclasses.replace(task, null_threshold=repr(kept))
 
 
 def _baseline(family, split):

@@ -1,7 +1,8 @@
-"""SQuAD: windows against the original's, records, decoding, official scores."""
+"""SQuAD: windows against the original's, records."""
 
+import dataclasses
+import itertools
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from convbert_tf.tasks import squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from tests import goldens
 from tests.tasks.squad_data_test import CONTEXT
-from tests.tasks.squad_data_test import question as _question
-from tests.tasks.squad_data_test import write as _write
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS += [f"##{char}" for char in "abcdefghijklmnopqrstuvwxyz0123456789"] + list("()-.,?")
@@ -75,32 +74,55 @@ def _outputs(num_windows, beam):
     }
 
 
-@pytest.mark.parametrize("num_pieces, room, stride", [(1, 5, 2), (5, 5, 2), (23, 7, 3), (23, 7, 9)])
-def test_window_spans_and_max_context(num_pieces, room, stride):
-    spans = squad.window_spans(num_pieces, room, stride)
-    assert spans[0][0] == 0 and spans[-1][1] == num_pieces
-    assert all(end - start <= room for start, end in spans)
-    assert all(b - a == min(stride, room) for (a, _), (b, _) in zip(spans, spans[1:], strict=False))
-    flags = squad.max_context_flags(spans)
-    for piece in range(num_pieces):
-        scores = [
-            min(piece - start, end - 1 - piece) + 0.01 * (end - start)
-            if start <= piece < end
-            else -1
-            for start, end in spans
-        ]
-        chosen = [
-            i
-            for i, (start, end) in enumerate(spans)
-            if start <= piece < end and flags[i][piece - start]
-        ]
-        assert chosen == [scores.index(max(scores))]
+def _max_context_flags(spans):
+    """For each window (start, end), piece by piece, whether it is BERT's choice for the piece."""
+    num_pieces = spans[-1][1]
+    at = np.arange(num_pieces)
+    scores = np.full([len(spans), num_pieces], -np.inf)
+    for score, (start, end) in zip(scores, spans, strict=True):
+        context = np.minimum(at[start:end] - start, end - 1 - at[start:end])
+        score[start:end] = context + 0.01 * (end - start)
+    best = scores.argmax(axis=0)
+    return [best[start:end] == i for i, (start, end) in enumerate(spans)]
 
 
-def test_of_equal_contexts_the_longer_window_has_the_piece():
-    first, second = squad.max_context_flags([(0, 4), (1, 8)])
-    assert first.tolist() == [True, True, False, False]
-    assert second.tolist() == [False, True, True, True, True, True, True]
+def _cuts():
+    """All small ones, some of usual sizes, and some whose last window ties with one before it.
+
+    A tie takes a window that is shorter by a multiple of 100: a hundredth of it is a whole piece.
+    """
+    small = itertools.product(range(14), range(1, 7), range(1, 8))
+    rng = np.random.default_rng(0)
+    usual = rng.integers([1, 1, 1], [3000, 500, 300], [200, 3])
+    ties = [(300 + 7 + 50 * i, 300, stride) for i in range(20) for stride in (50, 100, 128, 200)]
+    return [*small, *map(tuple, usual.tolist()), *ties]
+
+
+def test_windows_with_most_context_are_those_of_berts_rule():
+    for num_pieces, room, stride in _cuts():
+        spans = squad.window_spans(num_pieces, room, stride)
+        assert spans[0][0] == 0 and spans[-1][1] == num_pieces
+        assert all(end - start == room for start, end in spans[:-1])
+        starts = [start for start, _ in spans]
+        assert starts == [i * min(stride, room) for i in range(len(spans))]
+        cut, flags = squad.Cut(num_pieces, room, stride), _max_context_flags(spans)
+        found = cut.most_context(np.arange(num_pieces))
+        for number, (start, end) in enumerate(spans):
+            np.testing.assert_array_equal(found[start:end] == number, flags[number])
+
+
+def test_windows_of_a_context_share_its_pieces(tokenizer):
+    examples = [
+        dataclasses.replace(_example(context="a b c d e " * 40), question_id=str(i))
+        for i in range(3)
+    ]
+    windows = squad.make_windows(examples, tokenizer, 20, 4, 8)
+    assert len(windows) > 100
+    assert all(window.pieces is windows[0].pieces for window in windows)
+    flags = _max_context_flags([window.cut.span(window.number) for window in windows[:40]])
+    # Only those of one question, cut short: the last of them are not its last.
+    for window, expected in zip(windows[:30], flags, strict=False):
+        np.testing.assert_array_equal(window.max_context, expected)
 
 
 def _example(answer=("1895", 23), context=CONTEXT, question="Where was he born?"):
@@ -217,129 +239,3 @@ def test_records_hold_the_windows(tmp_path, tokenizer):
         assert batch["start_positions"].numpy()[row] == window.start_position
         assert batch["end_positions"].numpy()[row] == window.end_position
         assert batch["is_impossible"].numpy()[row] == (window.question_id == "2")
-
-
-# Decoding
-
-
-def _decode_as_the_original(windows, outputs, max_answer_length, n_best_size):
-    """One question's n-best texts and scores, candidate by candidate."""
-    found = []
-    for row, window in enumerate(windows):
-        pieces = range(window.context_position, window.context_position + len(window.starts))
-        for i, start in enumerate(outputs["start_top_index"][row]):
-            for j, end in enumerate(outputs["end_top_index"][row, i]):
-                if start not in pieces or end not in pieces or end < start:
-                    continue
-                if not window.max_context[start - window.context_position]:
-                    continue
-                if end - start + 1 > max_answer_length:
-                    continue
-                score = (
-                    outputs["start_top_log_probs"][row, i] + outputs["end_top_log_probs"][row, i, j]
-                )
-                first = window.starts[start - window.context_position]
-                last = window.ends[end - window.context_position]
-                found.append((score, window.context.encode()[first:last].decode()))
-    best = {}
-    for score, text in sorted(found, key=lambda item: item[0], reverse=True):
-        best.setdefault(text, score)
-    return list(best.items())[:n_best_size]
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("repeats, num_windows", [(1, 1), (3, 5)])
-def test_decode_chooses_as_the_original(tokenizer, seed, repeats, num_windows):
-    example = _example(context="a b a c d b e " * repeats)
-    windows = squad.make_windows([example], tokenizer, 16, 4, 8)
-    assert len(windows) == num_windows
-    rng = np.random.default_rng(seed)
-    outputs = {
-        name: rng.integers(5, 17, values.shape)
-        if name.endswith("index")
-        # Halves, so that scores tie.
-        else np.float32(-rng.integers(0, 9, values.shape) / 2)
-        for name, values in _outputs(len(windows), 9).items()
-    }
-    predictions, nbest, _ = squad_decoding.decode(windows, outputs, 3, 5)
-    expected = _decode_as_the_original(windows, outputs, 3, 5)
-    assert expected and predictions == {"1": expected[0][0]}
-    assert [entry["text"] for entry in nbest["1"]] == [text for text, _ in expected]
-    scores = np.array([score for _, score in expected])
-    found = [entry["start_log_prob"] + entry["end_log_prob"] for entry in nbest["1"]]
-    np.testing.assert_allclose(found, scores)
-    probabilities = [entry["probability"] for entry in nbest["1"]]
-    np.testing.assert_allclose(probabilities, np.exp(scores) / np.exp(scores).sum(), rtol=1e-5)
-
-
-def test_no_answer(tokenizer):
-    examples = [_example(), squad.SquadExample("2", "?", "\n", (), True)]
-    windows = squad.make_windows(examples, tokenizer, 16, 4, 8)
-    assert windows[-1].question_id == "2" and len(windows[-1].input_ids) == 4
-    assert squad.make_windows(examples[1:], tokenizer, 16, 4, 8, training=True) == []
-    outputs = _outputs(len(windows), 2)
-    outputs["start_top_index"][0, 1] = outputs["end_top_index"][0, 1, 0] = 7
-    outputs["answerable_logit"][:] = 3
-    outputs["answerable_logit"][1] = 2
-    predictions, nbest, null_odds = squad_decoding.decode(windows, outputs, version2=True)
-    assert predictions == {"1": "He", "2": ""} and null_odds == {"1": 2.0, "2": 3.0}
-    assert nbest["2"] == [
-        {"text": "", "probability": 1.0, "start_log_prob": 0.0, "end_log_prob": 0.0}
-    ]
-    for threshold, answer in (1.9, ""), (2.0, "He"):
-        found = squad_decoding.decode(windows, outputs, version2=True, null_threshold=threshold)
-        assert found[0]["1"] == answer
-    with pytest.raises(ValueError, match="rows for"):
-        squad_decoding.decode(windows[:1], outputs)
-
-
-# Scores and files
-
-
-def test_evaluate_version_1(tmp_path):
-    path = _write(
-        tmp_path / "a.json",
-        CONTEXT,
-        _question("1", [("Krak\u00f3w", 15), ("in Krak\u00f3w", 12)]),
-        _question("2", [("The painter", 35)]),
-        _question("3", [("1895", 23)]),
-    )
-    predictions = {"1": "In Krak\u00f3w!", "2": "painter born", "3": "1943"}
-    scores = squad_decoding.evaluate(path, predictions)
-    assert scores == pytest.approx({"exact_match": 100 / 3, "f1": (100 + 200 / 3) / 3, "total": 3})
-    assert squad_decoding.evaluate(squad.read_examples(path, training=False), predictions) == scores
-    with pytest.raises(UserError, match="2 of 3 questions have no prediction, the first is 2"):
-        squad_decoding.evaluate(path, {"1": ""})
-
-
-def test_evaluate_version_2(tmp_path):
-    questions = [_question("1", [("Krak\u00f3w", 15)], False), _question("2", [], True)]
-    questions += [_question("3", [("1895", 23)], False), _question("4", [], True)]
-    path = _write(tmp_path / "a.json", CONTEXT, *questions)
-    predictions = {"1": "Krak\u00f3w", "2": "He", "3": "1895", "4": "painter"}
-    null_odds = {"1": -2.0, "2": 0.5, "3": 0.1, "4": 4.0}
-    scores = squad_decoding.evaluate(path, predictions, null_odds)
-    assert (scores["exact_match"], scores["HasAns_f1"], scores["NoAns_f1"]) == (50, 100, 0)
-    assert scores["best_exact"] == scores["best_f1"] == 100
-    assert scores["best_f1_thresh"] == 0.1
-    # A threshold cannot mend what the odds confuse.
-    null_odds["2"] = -3.0
-    assert squad_decoding.evaluate(path, predictions, null_odds)["best_f1"] == 75
-
-
-def test_span_baseline():
-    examples = [_example()]
-    assert squad_decoding.span_baseline(examples) == {"1": "He was"}
-    spans = {squad_decoding.span_baseline(examples, seed=seed)["1"] for seed in range(50)}
-    words = CONTEXT.split()
-    assert spans == {" ".join(words[i : i + 2]) for i in range(len(words) - 1)}
-
-
-def test_write_predictions(tmp_path):
-    folder = tmp_path / "new"
-    paths = squad_decoding.write_predictions(folder, {"1": "Krak\u00f3w"}, {"1": []}, {"1": -0.5})
-    assert sorted(map(str, folder.iterdir())) == sorted(paths)
-    assert json.loads((folder / "predictions.json").read_text("utf-8")) == {"1": "Krak\u00f3w"}
-    assert json.loads((folder / "null_odds.json").read_text()) == {"1": -0.5}
-    paths = squad_decoding.write_predictions(tmp_path / "v1", {"1": ""}, {"1": []}, {})
-    assert [pathlib.Path(p).name for p in paths] == ["predictions.json", "nbest_predictions.json"]
