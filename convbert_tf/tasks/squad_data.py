@@ -139,6 +139,8 @@ def _builder(name, split, data_dir):
     # Here, since importing it takes seconds that users of files need not wait.
     import tensorflow_datasets as tfds
 
+    if data_dir and not os.path.isdir(data_dir):
+        raise UserError(f"{data_dir} is not there: the folder of a prepared {name} is expected.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()

@@ -330,6 +330,9 @@ def test_read_tfds(tmp_path, name):
     assert path.startswith(f"{tmp_path}/squad/{name[6:]}/") and "validation" in path
     with pytest.raises(UserError, match=f"cannot give {name}, split 'train': there are valid"):
         squad_data.read_tfds(name, "train", training=True, data_dir=tmp_path)
+    with pytest.raises(UserError, match=f"no is not there: the folder of a prepared {name}"):
+        squad_data.read_tfds(name, "dev", training=True, data_dir=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_other_names_of_tfds_are_refused():
