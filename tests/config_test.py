@@ -57,6 +57,10 @@ ModelConfig = config.ModelConfig
         (config.TrainingConfig, {"batch_size": math.nan}, "batch_size must be a whole number, got"),
         (config.TrainingConfig, {"model_dir": 3}, "model_dir must be a string, got 3."),
         (config.TaskConfig, {"num_train_epochs": 1e30}, "must be at most 1,000,000, got 1e+30."),
+        (config.TaskConfig, {"kind": "class"}, "kind must be one of classes, labels, score, got"),
+        (config.TaskConfig, {"held_out": 1.0}, "held_out must be in (0, 1), got 1.0."),
+        (config.TaskConfig, {"min_score": 2, "max_score": 1}, "min_score 2.0 must be below max_s"),
+        (config.TaskConfig, {"max_score": math.inf}, "min_score 0.0 must be below max_score inf"),
         (config.TaskConfig, {"name": ["cola"]}, "name must be a string, got ['cola']."),
         (config.DataConfig, {"shards_per_round": 0}, "shards_per_round must be at least 1, got 0."),
         (ModelConfig, {"head_ratio": math.inf}, "head_ratio must be at least 1, got inf."),
@@ -113,6 +117,18 @@ def test_impossible_values_are_refused_in_one_line(cls, values, message):
         cls(**values)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_goes_by_one_name_however_it_is_spelled():
+    names = {"STS-B": "stsb", "SST-2": "sst2", "SQuAD_v1": "squad_v1", "RTE": "rte", "no": "no"}
+    for given, name in names.items():
+        assert config.TaskConfig(name=given).name == name
+
+
+def test_settings_that_are_lists():
+    for values in (["a"], ["a", "b c"], ["a, b", 'say "c"', "d"]):
+        assert config.split_list(config.join_list(values)) == values
+    assert config.split_list(" a ,b") == ["a", "b"] and config.split_list("") == []
 
 
 def test_finetuning_has_its_own_place_to_start_from():
@@ -353,6 +369,10 @@ def test_a_wrong_override_is_refused(parse, argument, error):
         ("finetune_glue.py:mnli", "mnli", 3, 128),
         ("finetune_glue.py:rte", "rte", 10, 128),
         ("finetune_glue.py:stsb", "stsb", 10, 128),
+        ("finetune_glue.py:sts-b", "stsb", 10, 128),
+        ("finetune_glue.py:STS-B", "stsb", 10, 128),
+        ("finetune_glue.py:RTE", "rte", 10, 128),
+        ("finetune_own.py", "own", 3, 128),
         ("finetune_squad.py", "squad_v1", 2, 512),
         ("finetune_squad.py:v2", "squad_v2", 2, 512),
     ],

@@ -1,4 +1,4 @@
-r"""Fine-tunes a preset on a GLUE task or on SQuAD and scores it on the dev set.
+r"""Fine-tunes a preset on a GLUE task, SQuAD or texts of your own, and scores it on the dev set.
 
     python tools/finetune.py --config=configs/finetune_glue.py:cola \
         --config.task.init_from=runs/small/preset --config.task.data_dir=glue/CoLA \

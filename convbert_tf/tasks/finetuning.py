@@ -5,10 +5,12 @@
 
 import contextlib
 import dataclasses
+import difflib
 import glob
 import hashlib
 import itertools
 import os
+import re
 
 import orbit
 import tensorflow as tf
@@ -22,7 +24,6 @@ from convbert_tf.config import (
     finetuning_defaults,
     join_list,
 )
-from convbert_tf.config.checks import section_from_dict
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, tables
 from convbert_tf.files import undone_on_error, write_bytes, write_json
@@ -170,7 +171,8 @@ def _data_files(task, family):
     named = {f"task.{name}": [getattr(task, name)] for name in names if getattr(task, name)}
     if task.name == OWN_TASK or not task.data_dir:
         return named
-    return named | {"task.data_dir": _files(family, ["train", *family.evaluation_splits()])}
+    files = _files(family, ["train"]) + _files(family, family.evaluation_splits())
+    return named | {"task.data_dir": files}
 
 
 def _check(experiment, family, vocab_file, model_config):
@@ -259,32 +261,63 @@ def finetune(train, init_from, model_dir, dev=None, **settings):
         >>> rows = [("a fine film", "good"), ("a dull one", "bad")] * 100
         >>> convbert_tf.finetune(rows, "runs/tiny/preset", "runs/films", num_train_epochs=2)
     """
-    task = {"name": OWN_TASK, "init_from": init_from}
+    settings = {"init_from": init_from, "model_dir": model_dir} | settings
     if not tables.is_path(train) and tables.width(train) == 3:
-        task["text_b_column"] = "text_b"
-    names = {field.name for field in dataclasses.fields(TaskConfig)}
-    task |= {name: _joined(value) for name, value in settings.items() if name in names}
-    training = {name: value for name, value in settings.items() if name not in names}
-    training |= {"model_dir": model_dir}
-    task = section_from_dict(TaskConfig(), task, "task")
-    experiment = FinetuningExperiment(
-        task, section_from_dict(finetuning_defaults(), training, "training")
-    )
-    given = {"train_file": train, "dev_file": dev}
+        settings = {"text_b_column": "text_b"} | settings
+    experiment = _own_experiment(settings)
+    task, given = experiment.task, {"train": train, "dev": dev}
     in_memory = {
-        name: own.as_json_lines(task, data, name.removesuffix("_file"))
-        for name, data in given.items()
+        split: own.as_json_lines(task, data, split)
+        for split, data in given.items()
         if data is not None and not tables.is_path(data)
     }
-    paths = {name: data for name, data in given.items() if data is not None} | in_memory
     # Called by their content, so that other rows never take the place of a run's.
     digest = hashlib.sha256(b"".join(in_memory.values())).hexdigest()[:12]
     folder = os.path.join(experiment.training.model_dir, "data", digest)
+    paths = {split: os.path.join(folder, f"{split}.jsonl") for split in in_memory}
+    files = {f"{split}_file": data for split, data in (given | paths).items() if data is not None}
+    experiment = dataclasses.replace(experiment, task=dataclasses.replace(task, **files))
     with undone_on_error(folder) if in_memory else contextlib.nullcontext():
-        for name, content in in_memory.items():
-            paths[name] = os.path.join(folder, f"{name.removesuffix('_file')}.jsonl")
-            write_bytes(paths[name], content)
-        return run(dataclasses.replace(experiment, task=dataclasses.replace(task, **paths)))
+        for split, content in in_memory.items():
+            write_bytes(paths[split], content)
+        try:
+            return run(experiment)
+        except UserError as error:
+            raise UserError(_with_rows(str(error), paths)) from error
+
+
+def _own_experiment(settings):
+    """The FinetuningExperiment of one's own task with these settings of either section."""
+    sections = {
+        "task": TaskConfig(name=OWN_TASK),
+        "training": finetuning_defaults(model_dir=settings["model_dir"]),
+    }
+    fields = {name: {f.name for f in dataclasses.fields(sections[name])} for name in sections}
+    fields["training"].discard("init_from")  # which is pre-training's
+    unknown = sorted(settings.keys() - fields["task"] - fields["training"])
+    if unknown:
+        names = sorted(fields["task"] | fields["training"])
+        near = [name for name in names if unknown[0] in name]
+        near = near or difflib.get_close_matches(unknown[0], names)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
+        raise UserError(f"there is no setting {unknown[0]!r}; {hint}")
+    values = {name: _joined(value) for name, value in settings.items()}
+    return FinetuningExperiment(
+        *(
+            dataclasses.replace(
+                section, **{key: values[key] for key in fields[name] & values.keys()}
+            )
+            for name, section in sections.items()
+        )
+    )
+
+
+def _with_rows(message, paths):
+    """`message` with the numbers of rows in memory for the lines of the files `paths` of them."""
+    for split, path in paths.items():
+        message = re.sub(re.escape(path) + r":(\d+)", rf"row \1 of {split}", message)
+        message = message.replace(path, split)
+    return message
 
 
 def _joined(value):

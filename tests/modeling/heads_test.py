@@ -144,6 +144,25 @@ def test_classifier_logits_and_losses(num_classes):
     np.testing.assert_allclose(model.example_losses(logits, batch), expected, rtol=1e-5)
 
 
+def test_the_loss_of_several_labels_is_that_of_each(tmp_path):
+    model = TextClassifier(ConvBertEncoder(tiny()), 3, labels=["a", "b", "c"], multi_label=True)
+    labels = np.array([[1, 0, 1], [0, 0, 0]])
+    logits = 30 * model(inputs()).numpy()
+    odds = np.where(labels, logits, -logits)
+    expected = np.log1p(np.exp(-odds)).sum(axis=1)
+    losses = model.example_losses(logits, inputs(label_ids=labels))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    model.save_to_preset(tmp_path)
+    again = TextClassifier.from_preset(tmp_path)
+    assert again.multi_label and again.labels == ["a", "b", "c"]
+    # Of the same labels one at a time it is another head.
+    assert TextClassifier.start_from(again, multi_label=True) is not again
+    one = TextClassifier.start_from(again, multi_label=False)
+    assert not one.multi_label and (one.logits.kernel.numpy() != again.logits.kernel.numpy()).any()
+    with pytest.raises(UserError, match="multi_label needs at least 2 labels, got num_classes 1"):
+        TextClassifier(ConvBertEncoder(tiny()), 1, multi_label=True)
+
+
 def test_a_hidden_layer_is_dense_activation_dense():
     model = TextClassifier(ConvBertEncoder(tiny(hidden_act="relu")), 3, hidden_layer=True)
     pooled = model.encoder(inputs())["sequence_output"].numpy()[:, 0]

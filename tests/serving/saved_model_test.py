@@ -146,6 +146,37 @@ def served(folder):
     return dict(zip(exports, json.loads(client.stdout), strict=True))
 
 
+def test_several_labels_are_those_above_a_half(folder, tokenizer):
+    names = ["red", "green", "blue"]
+    model = TextClassifier(ConvBertEncoder(MODEL), 3, labels=names, multi_label=True)
+    model.logits.bias.assign([0.1, -9.0, 0.0])  # green never
+    model.save_to_preset(str(folder / "several"), str(folder / "vocab.txt"))
+    model = presets.load(str(folder / "several"))
+    server = serving.ClassifierServer(model, tokenizer, 24)
+    found = {name: value.numpy() for name, value in server.serve(tf.constant(SINGLES)).items()}
+    np.testing.assert_allclose(found["probabilities"], 1 / (1 + np.exp(-found["logits"])), 1e-5)
+    above = found["probabilities"] > 0.5
+    assert set(found) == {"logits", "probabilities", "labels"} and 0 < above.sum() < above.size
+    labels = [[name.decode() for name in row if name] for row in found["labels"]]
+    assert labels == [
+        [n for n, is_there in zip(names, row, strict=True) if is_there] for row in above
+    ]
+    assert server.describe()["multi_label"] and server.describe()["labels"] == names
+
+
+def test_a_score_is_served_on_the_scale_of_its_labels(folder, tokenizer):
+    model = TextClassifier(ConvBertEncoder(MODEL), 1)
+    path = str(folder / "range")
+    model.save_to_preset(path, str(folder / "vocab.txt"), min_score=-1.0, max_score=3.0)
+    model, options = presets.load(path), presets.serving(path)
+    assert options == {"min_score": -1.0, "max_score": 3.0}
+    for bias, expected in (0.25, 0.0), (7.0, 3.0), (-7.0, -1.0):
+        model.logits.set_weights([np.zeros([MODEL.hidden_size, 1]), np.array([bias])])
+        server = serving.ClassifierServer(model, tokenizer, 24, **options)
+        np.testing.assert_allclose(server.serve(tf.constant(SINGLES))["score"], [expected] * 4)
+    assert server.describe()["min_score"] == -1
+
+
 def offline_answers(folder, name):
     """Windows and outputs, and what squad_decoding makes of them."""
     model = presets.load(str(folder / name))

@@ -16,6 +16,7 @@ from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.tasks import finetuning
 from convbert_tf.training import checkpoints
 from tests import runs
+from tests.tasks import glue_test
 
 WORDS = [
     "cat",
@@ -160,6 +161,83 @@ def test_question_answerer_learns(preset, squad, tmp_path, joint):
     assert len(predictions) == 2  # the answers, and the n-best lists
     model = QuestionAnswerer.from_preset(str(tmp_path / "preset"))
     assert not model.answerable and model.beam_size == 4 and model.joint is joint
+
+
+@pytest.mark.slow
+def test_several_labels_of_rows_in_memory(preset, tmp_path):
+    """From a list to a preset that answers in its labels."""
+    rng, rows = random.Random(0), []
+    for _ in range(160):
+        words, labels = rng.choices(WORDS, k=4), [w for w in ("good", "bad") if rng.random() < 0.5]
+        words += labels
+        rng.shuffle(words)
+        rows.append((" ".join(words), labels))
+    settings = {"kind": "labels", "max_seq_length": 32, "num_train_epochs": 40, "batch_size": 16}
+    settings |= {"learning_rate": 3e-3, "layerwise_lr_decay": 0.9, "held_out": 0.2}
+    results = finetuning.finetune(rows, preset, str(tmp_path / "run"), **settings)
+    assert results["micro_f1"] > 0.9 and results["subset_accuracy"] > 0.8
+    model = TextClassifier.from_preset(str(tmp_path / "run" / "preset"))
+    assert model.multi_label and model.labels == ["bad", "good"]
+    # The same call gives what it gave; with other rows it is another run, of which nothing stays.
+    files = sorted((tmp_path / "run").rglob("data/*/*"))
+    assert finetuning.finetune(rows, preset, str(tmp_path / "run"), **settings) == results
+    with pytest.raises(UserError, match=r"another config \(task\.train_file"):
+        finetuning.finetune(rows[1:], preset, str(tmp_path / "run"), **settings)
+    assert sorted((tmp_path / "run").rglob("data/*/*")) == files and len(files) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([("x", "a"), ("", "b")], {}, r"^row 2 of train: the column 'text' is empty; mend or drop"),
+        ([("x", "a")] * 9, {}, "^train: there must be at least two different labels; there is 'a'"),
+        ([{"text": "x"}], {}, "train has no column 'label'; it has 'text'"),
+        ([], {}, "train has no column 'text'; it has no rows"),
+        ([("x", "y", "a"), ("x", "b")], {}, r"train\[1\] must be a dict or a tuple \(text, text_b"),
+        ([("x", "a")], {"epochs": 3}, "no setting 'epochs'; did you mean num_train_epochs?"),
+        ([("x", "a")], {"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
+        (
+            [("x", "a"), ("y", "b")],
+            {"labels": ["a", "c"]},
+            "^row 2 of train: the label 'b' is none",
+        ),
+        ("rows.xls", {}, "rows.xls is not there"),
+    ],
+)
+def test_rows_in_memory_that_are_wrong_leave_nothing(preset, tmp_path, rows, settings, message):
+    with pytest.raises(UserError, match=message):
+        finetuning.finetune(rows, preset, str(tmp_path / "a" / "run"), **settings)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_mnli_from_tfds_is_scored_on_both_dev_sets(preset, tmp_path, monkeypatch):
+    rng = random.Random(0)
+
+    def rows(count):
+        words = ["good", "bad", "the"]  # of the labels in this order
+        pairs = [(rng.randrange(3), " ".join(rng.choices(WORDS, k=3))) for _ in range(count)]
+        names = ["entailment", "neutral", "contradiction"]
+        return [
+            {"premise": f"{text} {words[k]}", "hypothesis": text, "label": names[k], "idx": i}
+            for i, (k, text) in enumerate(pairs)
+        ]
+
+    splits = {"train": rows(160), "validation_matched": rows(30)}
+    glue_test._store_tfds(tmp_path / "tfds", "mnli", **splits, validation_mismatched=rows(20))
+    data_dir = f"tfds:glue@{tmp_path / 'tfds'}"
+    run = tmp_path / "run"
+    experiment = make_experiment(preset, data_dir, run, "mnli", epochs=8.0)
+    results = finetuning.run(experiment)
+    assert list(results) == ["accuracy", "accuracy_mismatched"] and min(results.values()) > 0.9
+    for name, count in ("MNLI-m", 30), ("MNLI-mm", 20):
+        lines = (run / "predictions" / f"{name}.tsv").read_text().splitlines()
+        assert len(lines) == count + 1 and lines[0] == "index\tprediction"
+    inputs = json.loads((run / "inputs.json").read_text())["task.data_dir"]
+    assert inputs["place"] == data_dir and len(inputs["files"]) == 3
+    # From any folder it is the same run.
+    monkeypatch.chdir(tmp_path)
+    assert finetuning.run(experiment) == results
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from convbert_tf import config
 from convbert_tf.console import UserError
 from convbert_tf.data import records
 from convbert_tf.tasks import glue
+from convbert_tf.tasks.sentences import Sentences
 from convbert_tf.text.tokenization import WordPieceTokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -297,7 +299,93 @@ def test_read_tfds_scores_and_renamed_classes(tmp_path):
         assert found == [glue.Example(0, "One.", "Two.", label)]
 
 
-def test_the_config_file_names_every_task():
-    namespace = runpy.run_path(str(ROOT / "configs" / "finetune_glue.py"))
+def test_the_config_file_trains_every_task():
+    get_config = runpy.run_path(str(ROOT / "configs" / "finetune_glue.py"))["get_config"]
     trained = {name for name, task in glue.TASKS.items() if "train" in task.splits}
-    assert set(namespace["EPOCHS"]) == trained
+    assert {get_config(name).task.name for name in config.GLUE_EPOCHS} == trained
+    for folder in [glue.TASKS[name].folder for name in trained]:  # as GLUE spells it
+        assert get_config(folder).task.name in trained
+    with pytest.raises(UserError, match="AX has no training data: fine-tune on mnli, and predict"):
+        get_config("AX")
+
+
+def test_tfds_as_the_source_of_a_task(tmp_path, monkeypatch):
+    pair = {"premise": "One.", "hypothesis": "Two."}
+    rows = [pair | {"label": "neutral", "idx": i} for i in range(3)]
+    unlabelled = [pair | {"label": -1, "idx": i} for i in range(2)]
+    _store_tfds(tmp_path, "mnli", train=rows, validation_matched=rows[:2])
+    _store_tfds(tmp_path, "ax", test=unlabelled)
+    source = glue.source("MNLI", f"tfds:glue@{tmp_path}")
+    assert len(source.examples("train")) == 3 and source.has("dev")
+    assert not source.has("dev_mismatched")
+    assert [example.label for example in source.examples("ax")] == [None, None]
+    (path,) = source.files("ax")
+    assert str(tmp_path) in path and "tfrecord" in path and pathlib.Path(path).is_file()
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert len(glue.source("mnli", f"tfds:glue@~/{tmp_path.name}").examples("train")) == 3
+    with pytest.raises(UserError, match="write tfds:glue or tfds:glue@FOLDER"):
+        glue.source("mnli", "tfds:squad")
+    with pytest.raises(UserError, match="AX has no training data"):
+        glue.source("ax", f"tfds:glue@{tmp_path}").examples("train")
+
+
+@pytest.mark.parametrize("folder", ["AX/AX.tsv", "MNLI/AX.tsv", "diagnostic/diagnostic.tsv"])
+def test_ax_is_a_split_of_mnli(tmp_path, folder):
+    (tmp_path / "MNLI").mkdir()
+    path = _tsv(tmp_path / folder, "index|sentence1|sentence2", "0|A|B")
+    for data_dir in (tmp_path, tmp_path / "MNLI"):
+        source = glue.source("mnli", str(data_dir))
+        assert source.examples("ax") == [glue.Example(0, "A", "B", None)]
+        assert pathlib.Path(source.files("ax")[0]).samefile(path)
+    assert not source.has("dev_mismatched") and source.task.stems["ax"] == "AX"
+
+
+MRPC_HEADER = "\ufeffQuality|#1 ID|#2 ID|#1 String|#2 String"
+MRPC_LINES = [f"{i % 2}|{i}|{i + 500}|first {i}|second {i}" for i in range(200)]
+
+
+def _ids_of(folder, split):
+    examples = glue.read_examples(glue.TASKS["mrpc"], folder, split)
+    assert [example.example_id for example in examples] == list(range(len(examples)))
+    assert all(e.label == int(e.text_a.split()[1]) % 2 for e in examples)
+    return [int(example.text_a.split()[1]) for example in examples]
+
+
+def test_mrpc_as_microsoft_ships_it(tmp_path, capsys):
+    _tsv(tmp_path / "msr_paraphrase_train.txt", MRPC_HEADER, *MRPC_LINES)
+    _tsv(tmp_path / "msr_paraphrase_test.txt", MRPC_HEADER, "1|7|8|first 7|b")
+    _tsv(tmp_path / "test.tsv", "index|#1 ID|#2 ID|#1 String|#2 String", "0|7|8|first 7|b")
+    assert _ids_of(tmp_path, "test") == [7]  # with labels, where there are any
+    # Without GLUE's list of the dev set a fixed part takes its place, and that is said.
+    train = _ids_of(tmp_path, "train")
+    assert capsys.readouterr().out == ""
+    dev = _ids_of(tmp_path, "dev")
+    assert "a fixed tenth of msr_paraphrase_train.txt takes its place" in capsys.readouterr().out
+    assert sorted(train + dev) == list(range(200)) and 10 < len(dev) < 35
+    # The list, or either of the two files that GLUE makes, tells it.
+    header = MRPC_HEADER.removeprefix("\ufeff")
+    for name, lines in {
+        "dev_ids.tsv": ["9|509", "3|503"],
+        "dev.tsv": [header, MRPC_LINES[3], MRPC_LINES[9]],
+        "train.tsv": [header, *(line for i, line in enumerate(MRPC_LINES) if i not in (3, 9))],
+    }.items():
+        path = _tsv(tmp_path / name, *lines)
+        assert _ids_of(tmp_path, "dev") == [3, 9], name
+        assert _ids_of(tmp_path, "train") == [i for i in range(200) if i not in (3, 9)], name
+        files = glue.Files(glue.TASKS["mrpc"], str(tmp_path)).files("dev")
+        assert str(path) in files
+        path.unlink()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_split_that_is_not_there_is_not_scored(tmp_path, capsys):
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        header, line = MNLI_DEV_HEADER, LAYOUTS[10][4]
+        _tsv(tmp_path / f"{name}.tsv", header, *[line] * 2)
+    source = glue.source("mnli", str(tmp_path))
+    splits = Sentences(config.TaskConfig(), source, None).evaluation_splits()
+    assert splits == ["dev", "dev_mismatched"] and capsys.readouterr().out == ""
+    (tmp_path / "dev_mismatched.tsv").unlink()
+    family = Sentences(config.TaskConfig(), source, None)
+    assert family.evaluation_splits() == family.evaluation_splits() == ["dev"]
+    assert capsys.readouterr().out.count("mnli has no dev_mismatched there") == 1

@@ -47,7 +47,7 @@ def test_classes_are_taken_from_the_data_and_said(make, capsys):
     assert tables.task.metrics == ("accuracy", "macro_f1")
     train, dev = tables.examples("train"), tables.examples("dev")
     assert len(train) == 10 and len(dev) == 2
-    assert [example.example_id for example in dev] == list(range(5))
+    assert [example.example_id for example in dev] == [0, 1]
     for example in train + dev:  # the key is the line
         number = WORDS.index(example.text_a)
         assert example.key == number + 2 and example.label == [1, 2, 0][number % 3]

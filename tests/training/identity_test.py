@@ -153,6 +153,44 @@ def test_a_run_without_an_account_of_its_inputs_goes_on_where_it_is(project, con
     assert json.loads(path.read_text())["data.train_dir"]["files"]
 
 
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    paths = [tmp_path / place for place in ("a/dev/rows.csv", "b/dev/rows.csv", "b/more.csv")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(path))
+    found = identity.hashes([*map(str, paths), str(paths[0]), str(tmp_path / "none.csv")])
+    assert list(found) == ["a/dev/rows.csv", "b/dev/rows.csv", "more.csv"]
+    assert len(set(found.values())) == 3
+    assert list(identity.hashes([str(paths[0])])) == ["rows.csv"]
+
+
+def test_a_changed_table_is_another_run(tmp_path):
+    own, run = tmp_path / "rows.csv", tmp_path / "run"
+    own.write_text("first")
+
+    def same(path, **task):
+        task = config.TaskConfig(name="own", train_file=str(path), **task)
+        experiment = config.FinetuningExperiment(task, make_options(run))
+        inputs = {"task.train_file": [str(path)]}
+        return identity.save_config(experiment, str(run), inputs=inputs)
+
+    same(own)
+    save_checkpoint(run)
+    shutil.copy(own, tmp_path / "copy.csv")
+    assert same(own)
+    with pytest.raises(UserError, match=r"another model \(task.labels: '' -> 'a,b'\)"):
+        identity.save_config(
+            config.FinetuningExperiment(
+                config.TaskConfig(name="own", train_file=str(own), labels="a,b"), make_options(run)
+            ),
+            str(run),
+            allow_change=True,
+        )
+    own.write_text("second")
+    with pytest.raises(UserError, match=r"task\.train_file: rows\.csv in .* has changed"):
+        same(own)
+
+
 def test_of_what_a_run_started_from_only_the_vocabulary_stays_to_count(project):
     start = project.folder / "start"
     start.mkdir()

@@ -314,7 +314,6 @@ def test_what_computes_something_else_there_is_refused(tmp_path, changes, messag
     ("changes", "message"),
     [
         ({"architectures": ["ConvBertForMultipleChoice"]}, "head of ConvBertForMultipleChoice"),
-        ({"problem_type": "multi_label_classification"}, "several labels at once"),
         ({"architectures": ["ConvBertModel"]}, "4 weights without a place here are left out"),
     ],
 )
@@ -325,6 +324,24 @@ def test_a_head_without_a_counterpart_is_told_and_left_out(tmp_path, capsys, cha
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     same(huggingface.load(tmp_path), model.encoder)
     assert message in capsys.readouterr().out
+
+
+def test_several_labels_are_theirs_too(tmp_path, capsys):
+    encoder = ConvBertEncoder(tiny(head_ratio=2))
+    model = randomize(TextClassifier(encoder, 3, labels=["a", "b", "c"], multi_label=True))
+    huggingface.save(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["problem_type"] == "multi_label_classification"
+    same(huggingface.load(tmp_path), model)
+    assert huggingface.load(tmp_path).multi_label
+    # Transformers knows a head for several labels of which there is one.
+    one = TextClassifier(encoder, 1, hidden_layer=True)
+    huggingface.save(one, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    changed = values | {"problem_type": "multi_label_classification"}
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    same(huggingface.load(tmp_path), encoder)
+    assert "several labels with only one has no counterpart" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("head", HEADS)
