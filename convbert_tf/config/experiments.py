@@ -75,7 +75,7 @@ class TaskConfig:
     label_column: str = setting("label", "Own: column of the class, the labels or the score.")
     id_column: str = setting("", "Own: column of names of the rows, each there once.")
     split_column: str = setting("", "Own: column of train_file that says train, dev or test.")
-    delimiter: str = setting("", "Own: what is between the values of a .csv file, if no comma.")
+    delimiter: str = setting("", "Own, SQuAD: what is between values of a .csv file, if no comma.")
     kind: str = setting(
         "classes",
         "Own: classes: a class a text; labels: any number of labels a text, in a list or with "

@@ -7,12 +7,18 @@ squad_decoding.py.
 import os
 
 from convbert_tf.console import UserError, say
-from convbert_tf.data import records, tables
+from convbert_tf.data import records, tables, unpacking
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
 from convbert_tf.tasks import reports, squad, squad_data, squad_decoding
 from convbert_tf.training import plots
 
+# Endings of the files of a data_dir; a .tsv there is a task's of GLUE.
+_ENDINGS = tuple(
+    f"{kind}{packing}"
+    for kind in (".json", ".jsonl", ".csv", ".parquet")
+    for packing in ("", *unpacking.PACKINGS)
+)
 TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
 
 
@@ -44,7 +50,7 @@ class Questions:
             name, folder = squad_data.parse_tfds(config.data_dir)
             return squad_data.tfds_files(name, split, folder)
         stem = os.path.join(config.data_dir, split)
-        found = [stem + ending for ending in squad_data.ENDINGS if os.path.isfile(stem + ending)]
+        found = [stem + ending for ending in _ENDINGS if os.path.isfile(stem + ending)]
         if len(found) > 1:
             raise UserError(f"{' and '.join(found)}: name one by --config.task.{split}_file.")
         if not found:
@@ -103,6 +109,7 @@ class Questions:
         if config.data_dir.startswith("tfds:") and not getattr(config, f"{split}_file"):
             name, folder = squad_data.parse_tfds(config.data_dir)
             return squad_data.read_tfds(name, split, training, folder, **options)
+        options["delimiter"] = config.delimiter
         examples = squad_data.read_examples(paths[0], training, **options)
         if split == "test" or not self._is_held_out("dev"):
             return examples

@@ -20,16 +20,11 @@ import json
 import os
 import re
 
-from convbert_tf.console import UserError, reason, say
+from convbert_tf.console import Progress, UserError, reason, say
 from convbert_tf.data import tables, unpacking
 
-# Endings of the files of a data_dir; a .tsv there is a task's of GLUE.
-ENDINGS = tuple(
-    f"{kind}{packing}"
-    for kind in (".json", ".jsonl", ".csv", ".parquet")
-    for packing in ("", *unpacking.PACKINGS)
-)
-_COLUMNS = ("id", "answer", "answer_start", "answers", "is_impossible")
+_COLUMNS = ("question", "context", "answer", "answer_start", "answers", "id", "is_impossible")
+_COLUMNS += ("header", "qas")  # MRQA's
 # The original splits words at these alone, not at every Unicode white space.
 _WORD = re.compile("[^ \t\r\n\u202f]+")
 UNKNOWN = object()
@@ -67,7 +62,7 @@ class SquadExample:
     is_impossible: bool
 
 
-def read_examples(path, training, version2=True, original_positions=False):
+def read_examples(path, training, version2=True, original_positions=False, delimiter=""):
     """The questions of a file, in order; of which kind, its name and content tell (see above).
 
     Args:
@@ -76,6 +71,7 @@ def read_examples(path, training, version2=True, original_positions=False):
             for which reason. Otherwise all are kept, and `answers` may lack.
         version2: reads `is_impossible` where there is one; False ignores it.
         original_positions: drops the questions that the original drops.
+        delimiter: of a .csv file, where it is no comma.
 
     Returns:
         A list of `SquadExample`s.
@@ -84,9 +80,8 @@ def read_examples(path, training, version2=True, original_positions=False):
         UserError: the file is missing or broken, or an answer starts outside the context; names
             the file and the question.
     """
-    return _examples(
-        _entries(os.fspath(path), training), path, training, version2, original_positions
-    )
+    entries = _entries(os.fspath(path), training, delimiter)
+    return _examples(entries, path, training, version2, original_positions)
 
 
 def read_tfds(name, split, training, data_dir=None, version2=True, original_positions=False):
@@ -105,8 +100,13 @@ def read_tfds(name, split, training, data_dir=None, version2=True, original_posi
     Raises:
         UserError: the data set is neither there nor to be had.
     """
-    dataset = _builder(name, split, data_dir).as_dataset(split=_tfds_split(split))
-    entries = [_from_tfds(name, row) for row in dataset.as_numpy_iterator()]
+    builder, entries = _builder(name, split, data_dir), []
+    split = _tfds_split(split)
+    total = builder.info.splits[split].num_examples
+    progress = Progress(f"{name} {split} from TensorFlow Datasets", total)
+    for row in builder.as_dataset(split=split).as_numpy_iterator():
+        entries.append(_from_tfds(name, row))
+        progress.update(len(entries))
     return _examples(entries, name, training, version2, original_positions)
 
 
@@ -139,6 +139,8 @@ def _builder(name, split, data_dir):
     # Here, since importing it takes seconds that users of files need not wait.
     import tensorflow_datasets as tfds
 
+    if data_dir and not os.path.isdir(data_dir):
+        raise UserError(f"{data_dir} is not there: the folder of a prepared {name} is expected.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()
@@ -172,18 +174,20 @@ def _from_tfds(name, row):
 # "answer_start" is UNKNOWN where it is not told; no file can say so.
 
 
-def _entries(path, training):
+def _entries(path, training, delimiter):
     """The entries of the file at `path`."""
     if not os.path.exists(path):
         raise UserError(f"{path} is not there; SQuAD's JSON is needed, or a table of questions.")
     kind = os.path.splitext(unpacking.split_packing(path)[0])[1].lower()
     if kind != ".json" and kind in tables.FORMATS:
-        return _from_table(path, training)
+        return _from_table(path, training, delimiter * (kind == ".csv"))
     with unpacking.opened(path) as file:
         raw = file.read()
     try:
         content = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        if "Extra data" in str(error):  # a line is
+            return _from_table(path, training)
         raise UserError(f"{path} is not JSON: {error}.") from error
     if isinstance(content, list) and content:
         return _from_table(path, training)
@@ -195,16 +199,15 @@ def _entries(path, training):
     return entries
 
 
-def _from_table(path, training):
+def _from_table(path, training, delimiter=""):
     """The entries of a table, or of MRQA's JSON lines."""
-    table = tables.read(path, (), ("question", "context", "qas", "header", *_COLUMNS))
+    table = tables.read(path, (), _COLUMNS, delimiter)
     if "qas" in table.columns:
         return _from_mrqa(table, training)
-    for name in ("question", "context"):
-        if name not in table.columns:
-            tables.read(path, [name])  # tells what there is instead
-    if not {"answer", "answers"} & set(table.columns) and training:
-        tables.read(path, ["answer"])
+    needed = ["question", "context"]
+    needed += ["answer"] if training and "answers" not in table.columns else []
+    if set(needed) - set(table.columns):
+        tables.read(path, needed, delimiter=delimiter)  # tells what there is instead
     return [_from_row(table, number, row) for number, row in table.rows]
 
 
@@ -251,6 +254,8 @@ def _row_answers(place, context, row):
     if found:
         return found
     text, start = tables.plain(row.get("answer")), tables.plain(row.get("answer_start"))
+    if isinstance(row.get("answer"), list | dict):
+        raise UserError(f"{place}: 'answer' is one text; several stand in 'answers'.")
     if not text or not text.strip():
         return []
     if not start:
@@ -285,13 +290,9 @@ def _from_mrqa_question(place, qa, training):
     if "answers" in qa and not (training and found):
         starts = {answer["text"]: answer["answer_start"] for answer in reversed(found)}
         texts = _field(qa, "answers", list, place)
-        found = [{"text": text, "answer_start": _get(starts, text)} for text in texts]
+        found = [{"text": text, "answer_start": starts.get(str(text), UNKNOWN)} for text in texts]
     key = "qid" if "qid" in qa else "id"
     return {"id": _field(qa, key, str, place), "question": qa.get("question"), "answers": found}
-
-
-def _get(starts, text):
-    return starts.get(text, UNKNOWN) if isinstance(text, str) else UNKNOWN
 
 
 def _field(record, key, kind, where):
@@ -329,7 +330,8 @@ def _examples(entries, source, training, version2, original_positions):
                 continue
         examples.append(example)
     if not examples:
-        raise UserError(f"{source} holds no questions{' with a usable answer' * bool(dropped)}.")
+        why = f" with a usable answer: {_reasons(dropped)}" if dropped else ""
+        raise UserError(f"{source} holds no questions{why}.")
     say_dropped(dropped, len(seen), source)
     if ignored:
         say(f"{source}: questions marked is_impossible, whose answers do not count: {ignored:,}")
@@ -339,9 +341,12 @@ def _examples(entries, source, training, version2, original_positions):
 def say_dropped(dropped, number, source=""):
     """A line on the `dropped` (Counter of reasons) of a `number` of questions."""
     if dropped:
-        reasons = "; ".join(f"{why} ({count:,})" for why, count in dropped.most_common())
-        total = f"{sum(dropped.values()):,} of {number:,} questions dropped: {reasons}"
+        total = f"{sum(dropped.values()):,} of {number:,} questions dropped: {_reasons(dropped)}"
         say(f"{source}: {total}" if source else total)
+
+
+def _reasons(dropped):
+    return "; ".join(f"{why} ({count:,})" for why, count in dropped.most_common())
 
 
 def _example(context, qa, where, training, version2):

@@ -241,6 +241,9 @@ ANSWERS_OF_DATASETS = {"text": ["Krak\u00f3w"], "answer_start": [15]}
 def test_rows_of_json(tmp_path, row, expected):
     paths = [json_lines(tmp_path / "a.jsonl", ROW | row), tmp_path / "a.json"]
     paths[1].write_text(json.dumps([ROW | row]))
+    lines = [ROW | row, ROW | {"id": "another", "answer": "He", "answer_start": 0}]
+    json_lines(tmp_path / "lines.json", *lines)
+    assert len(squad_data.read_examples(tmp_path / "lines.json", training=True)) == 2
     for path in paths:
         (example,) = squad_data.read_examples(path, training=True)
         assert example.answers == expected and example.is_impossible == (not expected)
@@ -256,6 +259,8 @@ def test_rows_of_json(tmp_path, row, expected):
         ({"answer": "He", "answer_start": 0, "is_impossible": "false"}, "'is_impossible' is miss"),
         ({"answer": "", "is_impossible": False}, "no answer, but training needs one"),
         ({"answers": {"text": ["He"]}}, ":1: 'answer_start' is missing"),
+        ({"answer": ["He"], "answer_start": [0]}, ":1: 'answer' is one text; several stand in"),
+        ({"answer": "She"}, r"usable answer: the answer has no answer_start.*once \(1\)\.$"),
         ({"answers": {"text": ["He"], "answer_start": []}}, "has 1 texts, 0 starts"),
         ({"answer": "He", "question": 7}, "'question' is missing, or not a JSON string"),
         ({"answer": "He", "context": None}, ":1: 'context' is missing, or not a JSON string"),
@@ -278,6 +283,10 @@ def test_only_a_table_of_texts_writes_booleans_as_texts(tmp_path):
         else:
             (example,) = squad_data.read_examples(path, training=False)
             assert example.is_impossible is expected
+    path.write_text("question;context\nWho?;I\n")
+    assert squad_data.read_examples(path, training=False, delimiter=";")[0].question == "Who?"
+    with pytest.raises(UserError, match="Is ';' its delimiter"):
+        squad_data.read_examples(path, training=False)
     path.write_text("query,context\nWho?,I\n")
     with pytest.raises(UserError, match=r"has no column 'question'; it has 'query', 'context'"):
         squad_data.read_examples(path, training=False)
@@ -330,6 +339,9 @@ def test_read_tfds(tmp_path, name):
     assert path.startswith(f"{tmp_path}/squad/{name[6:]}/") and "validation" in path
     with pytest.raises(UserError, match=f"cannot give {name}, split 'train': there are valid"):
         squad_data.read_tfds(name, "train", training=True, data_dir=tmp_path)
+    with pytest.raises(UserError, match=f"no is not there: the folder of a prepared {name}"):
+        squad_data.read_tfds(name, "dev", training=True, data_dir=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_other_names_of_tfds_are_refused():
