@@ -16,6 +16,7 @@ from convbert_tf.console import UserError, say
 from convbert_tf.files import fetch, is_address, read_json, undone_on_error, write_json
 from convbert_tf.modeling import huggingface as huggingface_models
 from convbert_tf.modeling import storing
+from convbert_tf.modeling.heads import NO_ANSWER, answer_mask
 from convbert_tf.modeling.presets import build
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
 from convbert_tf.text import stored_vocabulary, vocabulary
@@ -373,7 +374,10 @@ def _difference_to_transformers(directory, stored, ours):
 
 
 def transformers_outputs(directory, stored):
-    """As `outputs`, of the model that `transformers` loads from the directory of `stored`."""
+    """As `outputs`, of the model that `transformers` loads from the directory of `stored`.
+
+    Logits that ours masks are masked here too, as transformers leaves that to what reads them.
+    """
     import torch
     import transformers
 
@@ -390,4 +394,8 @@ def transformers_outputs(directory, stored):
     shown = {"sequence_output": hidden} | {
         name: found[name] for name in ("logits", "start_logits", "end_logits") if name in found
     }
-    return {name: value.double().numpy() for name, value in shown.items()}
+    shown = {name: value.double().numpy() for name, value in shown.items()}
+    if stored.kind == "QuestionAnswerer" and stored.config.get("mask_logits", True):
+        excluded = NO_ANSWER * (1 - np.asarray(answer_mask(inputs)))
+        shown |= {name: shown[name] - excluded for name in ("start_logits", "end_logits")}
+    return shown

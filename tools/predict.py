@@ -6,8 +6,9 @@ r"""Labels the texts of a file, or of standard input, with a fine-tuned model.
     echo "A fine film." | python tools/predict.py --model=models/sst2/1
 
 The predictions are in the order of the input: label and probabilities; the score of a regression;
-the answer to a question and its bytes in the context. Files of any size are read in parts, and
-nothing is left of an output that could not be finished.
+the answer to a question and its bytes in the context; words and entities with their tags, best as
+JSON lines. Files of any size are read in parts, and nothing is left of an output that could not be
+finished.
 """
 
 import os

@@ -44,8 +44,9 @@ class TaskConfig:
 
     name: str = setting("", "A GLUE task (see glue.TASKS), squad_v1, squad_v2, tokens, or own.")
     data_dir: str = path_setting(
-        "Folder of the data. GLUE: train.tsv, dev.tsv (or tfds:glue, tfds:glue@FOLDER); SQuAD: "
-        "train.json; tokens: train.txt, train.conll or the like."
+        "Folder of the data. GLUE: train.tsv, dev.tsv, or tfds:glue, tfds:glue@FOLDER; SQuAD: "
+        "train.json and dev.json (or .jsonl, .csv ...), or tfds:squad/v1.1, tfds:squad/v2.0; "
+        "tokens: train.txt, train.conll or the like."
     )
     init_from: str = path_setting(
         "Preset or Hugging Face directory, or hf://owner/name, to start from."
@@ -62,10 +63,11 @@ class TaskConfig:
     )
     classifier_dropout: float = setting(0.1, "Sentences, tokens: dropout before the classifier.")
     train_file: str = path_setting(
-        "Own: rows to train on: .csv, .tsv, .jsonl or .parquet. Tokens: in place of data_dir."
+        "Own: rows to train on: .csv, .tsv, .jsonl or .parquet. SQuAD, tokens: a file of questions "
+        "or of words, in place of data_dir."
     )
     dev_file: str = path_setting(
-        "As train_file, to score; own: without, a part of train_file is held out."
+        "As train_file, to score; own, SQuAD: without, a part of train_file is held out."
     )
     test_file: str = path_setting("As train_file, to predict, with or without labels.")
     text_column: str = setting("text", "Own: column of the text.")
@@ -83,8 +85,10 @@ class TaskConfig:
     labels: str = setting("", "Own: all labels, a comma between them; by default those there are.")
     min_score: float = setting(0.0, "Own: the lowest score; by default that of the data.")
     max_score: float = setting(0.0, "Own: the highest score; by default that of the data.")
-    held_out: float = setting(0.1, "Own: share of train_file to score, by a hash of the texts.")
-    held_out_seed: int = setting(0, "Own: another number holds out other rows.")
+    held_out: float = setting(
+        0.1, "Own, SQuAD: share of train_file to score, by a hash of the texts."
+    )
+    held_out_seed: int = setting(0, "Own, SQuAD: another number holds out other rows.")
     metrics: str = setting(
         "",
         "Own: a comma between them, the one that counts first. classes: accuracy, macro_f1 (by "
@@ -102,6 +106,11 @@ class TaskConfig:
     max_query_length: int = setting(64, "SQuAD: longest question, in tokens.")
     doc_stride: int = setting(128, "SQuAD, tokens: pieces between the starts of two windows.")
     max_answer_length: int = setting(30, "SQuAD: longest answer, in tokens.")
+    answer_positions: str = setting(
+        "answer_start",
+        "SQuAD: tokens to train on: answer_start: those at the answer's place; original: of the "
+        "words there, the first tokens that are the answer's.",
+    )
     n_best_size: int = setting(20, "SQuAD: answers that are kept for a question.")
     beam_size: int = setting(20, "SQuAD: starts for which ends are sought.")
     word_column: str = setting(
@@ -114,8 +123,8 @@ class TaskConfig:
     )
     joint_prediction: bool = setting(
         True,
-        "SQuAD: True: the original's head, or the one that the preset has; False: independent "
-        "start and end, the head that Hugging Face has.",
+        "SQuAD: True: the original's joint head, or the one that the preset has; False: "
+        "independent start and end, a head that Hugging Face's format can hold.",
     )
     answerable_weight: float = setting(
         0.5, "SQuAD 2.0: weight of the loss of whether there is an answer."
@@ -142,6 +151,7 @@ class TaskConfig:
         )
         object.__setattr__(self, "name", task_name(self.name))
         require_one_of(self, "kind", "classes", "labels", "score")
+        require_one_of(self, "answer_positions", "answer_start", "original")
         require(0 < self.held_out < 1, f"held_out must be in (0, 1), got {self.held_out}.")
         scores = (self.min_score, self.max_score)
         require(

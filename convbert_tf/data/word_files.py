@@ -13,6 +13,7 @@ files called *.conllu.
 """
 
 import dataclasses
+import os
 import re
 
 from convbert_tf.console import UserError
@@ -23,6 +24,9 @@ _GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.+)")
 _DOCUMENT = re.compile(r"-DOCSTART-(?=[ \t\r\n]|$)")
 _BLANK = " \t\r\n"
 _BOM = "\ufeff"
+# A folder's file of a split is called by one of these, alone or behind -, _ or a dot.
+_NAMES = {"train": "train", "dev": "dev|devel|valid|validation|testa", "test": "test|testb"}
+_SUFFIXES = "txt|conll|conllu|conllup|tsv|iob|iob2|bio|bioes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +110,24 @@ class WordFile:
         pattern = r"(?:^|(?<=\t))[^\t]*" if self.by_tabs else f"[^{_BLANK}]+"
         start, stop = [match.span() for match in re.finditer(pattern, text)][index]
         return f"{text[:start]}{value}{text[stop:]}{end}"
+
+
+def find(folder, split):
+    """Path of the one file in `folder` that is named as those of `split` (train, dev, test) are.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    pattern = re.compile(rf"(.*[-_.])?({_NAMES[split]})\.({_SUFFIXES})", re.IGNORECASE)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = sorted(name for name in names if pattern.fullmatch(name))
+    if len(found) != 1:
+        several = f": there are {', '.join(found)}" if found else ""
+        raise UserError(
+            f"{folder or 'data_dir'} must hold one file {split}.txt (or .conll, .tsv, .conllu, "
+            f".iob2){several}; or set config.task.{split}_file."
+        )
+    return os.path.join(folder, found[0])
 
 
 def is_number(column):

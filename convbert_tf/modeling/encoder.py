@@ -74,7 +74,7 @@ class Embeddings(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
-class ConvBertEncoder(keras.Model):
+class ConvBertEncoder(storing.Storable, keras.Model):
     """The ConvBERT encoder.
 
     Args:
@@ -194,13 +194,4 @@ class ConvBertEncoder(keras.Model):
     @classmethod
     def from_stored(cls, stored):
         """Returns the encoder of a Stored model of any kind."""
-        stored = stored.encoder()
-        model = cls.from_config(stored.config)
-        storing.set_weights(model, stored)
-        return model
-
-    def save_to_preset(
-        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
-    ):
-        """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)
+        return super().from_stored(stored.encoder())

@@ -308,3 +308,19 @@ def total_loss(terms, weights):
         scale = 1.0 if weights[name] is None else weights[name] + 1e-6
         loss += coefficient * total / scale
     return loss
+
+
+def top_k(log_probs, k):
+    """The k best of the last axis; where it is shorter than k, positions behind it at -1e9."""
+    num_tokens = log_probs.shape[-1]
+    missing = k if num_tokens is None else max(0, k - num_tokens)
+    if missing:
+        widths = [[0, 0]] * (len(log_probs.shape) - 1) + [[0, missing]]
+        log_probs = ops.pad(log_probs, widths, constant_values=-1e9)
+    values, index = ops.top_k(log_probs, k)
+    return values, ops.cast(index, "int32")
+
+
+def gather_rows(x, index):
+    """x [B, T, H], index int [B, J] -> [B, J, H]."""
+    return ops.take_along_axis(x, index[:, :, None], axis=1)

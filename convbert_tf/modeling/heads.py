@@ -14,20 +14,22 @@ from convbert_tf.modeling.functions import (
     activation,
     check_inputs,
     cross_entropy,
+    gather_rows,
     gelu,
     holds_text,
     sigmoid_cross_entropy,
+    top_k,
 )
 from convbert_tf.modeling.linear import Dense
 from convbert_tf.weights import formats
 from convbert_tf.weights.names import QA_HIDDEN_SIZE
-from convbert_tf.weights.stored import check_labels, check_multi_label
+from convbert_tf.weights.stored import check_labels, check_mask, check_multi_label
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
 
 
-class _Head(keras.Model):
+class _Head(storing.Storable, keras.Model):
     """A head on `self.encoder`: what the models below share.
 
     Heads compute in float32 whatever the precision policy, as they are small; so they are float32
@@ -50,13 +52,6 @@ class _Head(keras.Model):
         if "encoder" in stored.config:
             _say_dropped(source, f"it is a {stored.kind}")
         return cls(ConvBertEncoder.from_stored(stored), **options)
-
-    @classmethod
-    def from_stored(cls, stored):
-        """Returns the model of a Stored one of this kind."""
-        model = cls.from_config(stored.config)
-        storing.set_weights(model, stored)
-        return model
 
     @classmethod
     def start_from(cls, model, source="the model", **options):
@@ -95,27 +90,10 @@ class _Head(keras.Model):
     def _own_layers(self):
         return [layer for layer in self.layers if layer is not self.encoder and layer.weights]
 
-    def save_to_preset(
-        self,
-        directory,
-        preprocessor=None,
-        lower_case=True,
-        strip_accents=None,
-        vocab_file=None,
-        **serving,
-    ):
-        """Writes a preset directory, from which the model can be loaded, trained and exported.
-
-        Args:
-            directory, preprocessor, lower_case, vocab_file, strip_accents: as for storing.save.
-            **serving: more options of `serving.export` that the model was trained with, say
-                max_score=5.0 or null_threshold=-1.5.
-
-        Raises:
-            UserError: as storing.save.
-        """
-        storing.save(self, directory, preprocessor, lower_case, serving, strip_accents, vocab_file)
-        if preprocessor is None and vocab_file is None:
+    def save_to_preset(self, directory, preprocessor=None, **options):
+        """As `storing.Storable.save_to_preset`."""
+        super().save_to_preset(directory, preprocessor, **options)
+        if preprocessor is None and options.get("vocab_file") is None:
             say(
                 f"{directory} has no vocabulary, so it cannot be exported to serve texts: give "
                 "save_to_preset the preprocessor as well"
@@ -235,9 +213,16 @@ class TextClassifier(_Classifier):
     _SAME = (*_Classifier._SAME, "hidden_layer", "multi_label")
 
     def __init__(
-        self, encoder, num_classes, *args, hidden_layer=False, multi_label=False, **kwargs
+        self,
+        encoder,
+        num_classes,
+        dropout=0.1,
+        labels=None,
+        hidden_layer=False,
+        multi_label=False,
+        **kwargs,
     ):
-        super().__init__(encoder, num_classes, *args, **kwargs)
+        super().__init__(encoder, num_classes, dropout, labels, **kwargs)
         check_multi_label(multi_label, self.num_classes)
         self.hidden_layer, self.multi_label = hidden_layer, multi_label
         if hidden_layer:
@@ -305,15 +290,18 @@ class QuestionAnswerer(_Head):
     third head tells from the first token and the start-weighted hidden state whether the question
     has no answer. Only [CLS] (for "no answer") and tokens of the second segment can be chosen.
 
-    With joint=False the end does not depend on the start: both come from one Dense(2), as in
-    Hugging Face's head (and, with the loss over the tokens above alone, in the original's
-    `joint_prediction=False`).
+    With joint=False the end does not depend on the start: both come from one Dense(2), as in the
+    original's `joint_prediction=False` and in Hugging Face's head. The original subtracts 1000 from
+    the logits of tokens that cannot be chosen, here as in the joint head, in training as in
+    prediction; Hugging Face's logits, and its loss, are of all tokens (mask_logits=False).
 
     Args:
         encoder: ConvBertEncoder.
         answerable: whether to learn that a question has no answer (SQuAD 2.0).
         beam_size: J.
         joint: whether the end is scored given the start.
+        mask_logits: False, with joint=False: Hugging Face's logits. A beam has none but tokens that
+            can be chosen in any case.
 
     Call:
         inputs: the encoder's inputs; when training also `start_positions` int [B].
@@ -321,7 +309,7 @@ class QuestionAnswerer(_Head):
         (positive: no answer); when training "end_logits" [B, T]; else "start_top_log_probs",
         "start_top_index" [B, J] and "end_top_log_probs", "end_top_index" [B, J, J]: for each of
         the J best starts its J best ends; positions from T on, at -1e9, where T is below J.
-        With joint=False "start_logits" and "end_logits" [B, T] are always there, and of all tokens.
+        With joint=False "start_logits" and "end_logits" [B, T] are always there.
 
     Weights: `encoder`, `start`, `end_hidden` [2H, 512], `end`, or `logits` [H, 2] with joint=False;
     `answerable_hidden` [2H, 512], `answerable_logit`.
@@ -329,10 +317,13 @@ class QuestionAnswerer(_Head):
 
     _SAME = ("answerable", "joint")
 
-    def __init__(self, encoder, answerable=False, beam_size=20, joint=True, **kwargs):
+    def __init__(
+        self, encoder, answerable=False, beam_size=20, joint=True, mask_logits=True, **kwargs
+    ):
         super().__init__(dtype="float32", **kwargs)
         self.encoder, self.answerable = encoder, answerable
-        self.beam_size, self.joint = beam_size, joint
+        self.beam_size, self.joint, self.mask_logits = beam_size, joint, mask_logits
+        check_mask(joint, mask_logits)
         hidden_size = encoder.config.hidden_size
         if joint:
             self.start = self._dense(hidden_size, 1, "start")
@@ -349,16 +340,13 @@ class QuestionAnswerer(_Head):
 
     def call(self, inputs, training=False):
         hidden = ops.cast(self.encoder(inputs, training=training)["sequence_output"], "float32")
-        excluded = NO_ANSWER * (1 - self._answer_mask(inputs))  # [B, T]
+        excluded = NO_ANSWER * (1 - answer_mask(inputs))  # [B, T]
         if self.joint:
             starts = inputs["start_positions"] if training else None
             outputs = self._joint_outputs(hidden, excluded, starts)
             start_logits = outputs["start_logits"]
         else:
-            logits = self.logits(hidden)
-            outputs = {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
-            start_logits, end_logits = (outputs[f"{x}_logits"] - excluded for x in ("start", "end"))
-            outputs |= {} if training else self._independent_beam(start_logits, end_logits)
+            outputs, start_logits = self._independent_outputs(hidden, excluded, training)
         if self.answerable:
             weights = ops.softmax(start_logits, axis=-1)[:, :, None]
             expected_start = ops.sum(weights * hidden, axis=1)
@@ -372,15 +360,18 @@ class QuestionAnswerer(_Head):
         start_logits = self.start(hidden)[:, :, 0] - excluded
         if starts is None:
             return {"start_logits": start_logits} | self._beam(hidden, start_logits, excluded)
-        of_starts = _rows(hidden, starts[:, None])  # [B, 1, H]
+        of_starts = gather_rows(hidden, starts[:, None])  # [B, 1, H]
         end_logits = self._end_logits(hidden, of_starts)[:, 0] - excluded
         return {"start_logits": start_logits, "end_logits": end_logits}
 
-    def _answer_mask(self, inputs):
-        """1 for context tokens (the closing [SEP] too, as in the original) and for [CLS]."""
-        mask = ops.cast(inputs["input_mask"] * inputs["segment_ids"], "float32")
-        first = ops.cast(ops.arange(ops.shape(mask)[1]) == 0, "float32")
-        return mask + first[None]
+    def _independent_outputs(self, hidden, excluded, training):
+        """The outputs, and start logits with what is `excluded`, whether shown or not."""
+        bare = self.logits(hidden)
+        masked = bare - excluded[:, :, None]
+        shown = masked if self.mask_logits else bare
+        outputs = {"start_logits": shown[:, :, 0], "end_logits": shown[:, :, 1]}
+        beam = {} if training else self._independent_beam(masked[:, :, 0], masked[:, :, 1])
+        return outputs | beam, masked[:, :, 0]
 
     def _end_logits(self, hidden, starts):
         """hidden [B, T, H] and the hidden states of starts [B, J, H] -> logits [B, J, T].
@@ -396,16 +387,16 @@ class QuestionAnswerer(_Head):
         return self.end(pairs)[..., 0]
 
     def _beam(self, hidden, start_logits, excluded):
-        start_log_probs, start_index = _top_k(ops.log_softmax(start_logits), self.beam_size)
+        start_log_probs, start_index = top_k(ops.log_softmax(start_logits), self.beam_size)
         starts = ops.minimum(start_index, ops.shape(hidden)[1] - 1)
-        end_logits = self._end_logits(hidden, _rows(hidden, starts)) - excluded[:, None]
-        end_log_probs, end_index = _top_k(ops.log_softmax(end_logits), self.beam_size)
+        end_logits = self._end_logits(hidden, gather_rows(hidden, starts)) - excluded[:, None]
+        end_log_probs, end_index = top_k(ops.log_softmax(end_logits), self.beam_size)
         return _beams(start_log_probs, start_index, end_log_probs, end_index)
 
     def _independent_beam(self, start_logits, end_logits):
         """The J best ends are the same for each start."""
         starts, ends = (
-            _top_k(ops.log_softmax(x), self.beam_size) for x in (start_logits, end_logits)
+            top_k(ops.log_softmax(x), self.beam_size) for x in (start_logits, end_logits)
         )
         ends = [ops.repeat(x[:, None], self.beam_size, axis=1) for x in ends]  # [B, J, J]
         return _beams(*starts, *ends)
@@ -428,25 +419,20 @@ class QuestionAnswerer(_Head):
             "answerable": self.answerable,
             "beam_size": self.beam_size,
             "joint": self.joint,
+            "mask_logits": self.mask_logits,
         }
+
+
+def answer_mask(inputs):
+    """float32 [B, T]: 1 for what a QuestionAnswerer can choose of its inputs, else 0.
+
+    Those are the tokens of the context (the closing [SEP] too, as in the original) and [CLS].
+    """
+    mask = ops.cast(inputs["input_mask"] * inputs["segment_ids"], "float32")
+    first = ops.cast(ops.arange(ops.shape(mask)[1]) == 0, "float32")
+    return mask + first[None]
 
 
 def _beams(*values):
     names = ("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index")
     return dict(zip(names, values, strict=True))
-
-
-def _top_k(log_probs, k):
-    """The k best of the last axis; where it is shorter than k, positions behind it at -1e9."""
-    num_tokens = log_probs.shape[-1]
-    missing = k if num_tokens is None else max(0, k - num_tokens)
-    if missing:
-        widths = [[0, 0]] * (len(log_probs.shape) - 1) + [[0, missing]]
-        log_probs = ops.pad(log_probs, widths, constant_values=-1e9)
-    values, index = ops.top_k(log_probs, k)
-    return values, ops.cast(index, "int32")
-
-
-def _rows(x, index):
-    """x [B, T, H], index int [B, J] -> [B, J, H]."""
-    return ops.take_along_axis(x, index[:, :, None], axis=1)

@@ -92,7 +92,7 @@ class DiscriminatorHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("convbert_tf")
-class ConvBertPretrainer(keras.Model):
+class ConvBertPretrainer(storing.Storable, keras.Model):
     """Generator and discriminator, trained together (section 5.1; Clark et al., 2020).
 
     The generator fills in masked tokens; the discriminator sees its samples in place and tells
@@ -275,19 +275,6 @@ class ConvBertPretrainer(keras.Model):
                 f"{source} holds a {stored.kind}; pre-training needs the generator too."
             )
         return cls.from_stored(stored)
-
-    @classmethod
-    def from_stored(cls, stored):
-        """Returns the pretrainer of a Stored one."""
-        model = cls.from_config(stored.config)
-        storing.set_weights(model, stored)
-        return model
-
-    def save_to_preset(
-        self, directory, preprocessor=None, lower_case=True, strip_accents=None, vocab_file=None
-    ):
-        """Writes a preset directory; see storing.save."""
-        storing.save(self, directory, preprocessor, lower_case, None, strip_accents, vocab_file)
 
 
 def counts(outputs, features, masked):

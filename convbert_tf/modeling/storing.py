@@ -10,6 +10,38 @@ from convbert_tf.weights import names, presets
 from convbert_tf.weights.stored import KINDS, Array, Stored, Vocabulary, takes
 
 
+class Storable:
+    """Makes a keras.Model of this package one that can be stored and read again."""
+
+    @classmethod
+    def from_stored(cls, stored):
+        """Returns the model of a Stored one of this kind."""
+        model = cls.from_config(stored.config)
+        set_weights(model, stored)
+        return model
+
+    def save_to_preset(
+        self,
+        directory,
+        preprocessor=None,
+        lower_case=True,
+        strip_accents=None,
+        vocab_file=None,
+        **serving,
+    ):
+        """Writes a preset directory, from which the model can be loaded, trained and exported.
+
+        Args:
+            directory, preprocessor, lower_case, vocab_file, strip_accents: as for `save`.
+            **serving: more options of `serving.export` that the model was trained with, say
+                max_score=5.0 or null_threshold=-1.5.
+
+        Raises:
+            UserError: as `save`.
+        """
+        save(self, directory, preprocessor, lower_case, serving, strip_accents, vocab_file)
+
+
 def describe(model, **details):
     """The Stored of a model of this package; `details` are fields of it, say `vocabulary`."""
     stored = _without_arrays(model, **details)

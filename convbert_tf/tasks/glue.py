@@ -8,7 +8,7 @@ import os
 import re
 
 from convbert_tf.config import task_name
-from convbert_tf.console import UserError, reason, say
+from convbert_tf.console import Progress, UserError, reason, say
 from convbert_tf.data.tables import held_out
 from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
@@ -303,7 +303,12 @@ def read_tfds(task, split, data_dir=None):
     """
     builder, tfds_split = _prepared(task, split, data_dir)
     names = None if task.is_regression else builder.info.features["label"].names
-    rows = sorted(builder.as_dataset(split=tfds_split).as_numpy_iterator(), key=_number)
+    size, rows = builder.info.splits[tfds_split].num_examples, []
+    progress = Progress(f"{task.name} {split} from TensorFlow Datasets", size)
+    for row in builder.as_dataset(split=tfds_split).as_numpy_iterator():
+        rows.append(row)
+        progress.update(len(rows))
+    rows.sort(key=_number)
     return [_from_tfds(task, row, names) for row in rows]
 
 

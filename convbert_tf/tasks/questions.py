@@ -1,25 +1,28 @@
 """Questions about contexts as a family of tasks: SQuAD 1.1 and 2.0.
 
-Examples and their windows stand in squad.py, answers and scores in squad_decoding.py.
+Their files are read in squad_data.py, windows made in squad.py, answers and scores in
+squad_decoding.py.
 """
 
 import os
 
 from convbert_tf.console import UserError, say
-from convbert_tf.data import records
+from convbert_tf.data import records, tables
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
-from convbert_tf.tasks import reports, squad, squad_decoding
+from convbert_tf.tasks import reports, squad, squad_data, squad_decoding
 from convbert_tf.training import plots
 
 TASKS = {"squad_v1": False, "squad_v2": True}  # name -> has unanswerable questions
 
 
 class Questions:
-    """A family of tasks for `finetuning.run` (see families.py): SQuAD's JSON files.
+    """A family of tasks for `finetuning.run` (see families.py): questions about contexts.
 
     Args:
-        config: TaskConfig; `data_dir` holds train.json and dev.json.
+        config: TaskConfig. A split is its `train_file`, `dev_file` or `test_file`; else of its
+            `data_dir`, a folder (train.json and so on; see squad_data.py) or "tfds:squad/v1.1".
+            With a train_file alone, a part of its contexts is held out as the dev set.
         tokenizer: WordPieceTokenizer.
     """
 
@@ -32,22 +35,49 @@ class Questions:
         self.loss_options = {"answerable_weight": config.answerable_weight} if self.version2 else {}
 
     def files(self, split):
-        path = os.path.join(self.config.data_dir, f"{split}.json")
-        if not os.path.isfile(path):
-            raise UserError(f"{path} is not there; SQuAD's JSON is needed.")
-        return [path]
+        config = self.config
+        if self._is_held_out(split):
+            return [config.train_file]
+        if path := getattr(config, f"{split}_file", ""):
+            return [path]
+        if config.data_dir.startswith("tfds:"):
+            name, folder = squad_data.parse_tfds(config.data_dir)
+            return squad_data.tfds_files(name, split, folder)
+        stem = os.path.join(config.data_dir, split)
+        found = [stem + ending for ending in squad_data.ENDINGS if os.path.isfile(stem + ending)]
+        if len(found) > 1:
+            raise UserError(f"{' and '.join(found)}: name one by --config.task.{split}_file.")
+        if not found:
+            raise UserError(
+                f"{stem}.json is not there; SQuAD's JSON is needed, or {split}.jsonl, .csv or "
+                f".parquet, or a file that --config.task.{split}_file names."
+            )
+        return found
+
+    def _is_held_out(self, split):
+        """Whether `split` is a part of the train_file."""
+        config = self.config
+        return split == "dev" and not config.dev_file and not config.data_dir
 
     def evaluation_splits(self):
         return ["dev"]
 
     def check(self, batch_size):
         """Refuses files that cannot be read; how many records they make is not known yet."""
-        for split in ("train", *self.evaluation_splits()):
-            self._examples(split, training=False)
+        train, dev = (self._examples(split, training=False) for split in ("train", "dev"))
+        if self._is_held_out("dev"):
+            share = f"{self.config.held_out:g} of the contexts"
+            if not train or not dev:
+                raise UserError(
+                    f"{self.config.train_file}: held_out {share} leaves no questions to train on "
+                    "or none to score: set config.task.dev_file, or another held_out."
+                )
+            say(f"{len(train):,} questions to train on, {len(dev):,} to score (held out: {share})")
 
     def make_model(self, model):
         """A question answerer on the encoder of `model`; with its head if it is of this kind."""
         options = self._kind() | {"beam_size": self.config.beam_size}
+        options |= {} if self.config.joint_prediction else {"mask_logits": True}
         return QuestionAnswerer.start_from(model, self.config.init_from, **options)
 
     def misfit(self, model):
@@ -63,12 +93,29 @@ class Questions:
         return options | {k: metrics[k] for k in ("null_threshold",) if k in metrics}
 
     def _examples(self, split, training):
-        return squad.read_examples(self.files(split)[0], training, self.version2)
+        config = self.config
+        # To score, questions without an answer are what they are for both versions.
+        options = {
+            "version2": self.version2 or not training,
+            "original_positions": config.answer_positions == "original",
+        }
+        paths = self.files(split)
+        if config.data_dir.startswith("tfds:") and not getattr(config, f"{split}_file"):
+            name, folder = squad_data.parse_tfds(config.data_dir)
+            return squad_data.read_tfds(name, split, training, folder, **options)
+        examples = squad_data.read_examples(paths[0], training, **options)
+        if split == "test" or not self._is_held_out("dev"):
+            return examples
+        # By their contexts, so that a context is trained on or scored.
+        share, seed = config.held_out, config.held_out_seed
+        dev = {c: tables.held_out([c], share, seed) for c in {e.context for e in examples}}
+        return [example for example in examples if dev[example.context] == (split == "dev")]
 
     def _windows(self, examples, training):
         config = self.config
         lengths = (config.max_seq_length, config.doc_stride, config.max_query_length)
-        return squad.make_windows(examples, self.tokenizer, *lengths, training)
+        original = config.answer_positions == "original"
+        return squad.make_windows(examples, self.tokenizer, *lengths, training, original)
 
     def write_training_records(self, path):
         return squad.write_records(path, self._windows(self._examples("train", True), True))
@@ -78,23 +125,21 @@ class Questions:
         windows = self._windows(examples, training=False)
         path = os.path.join(work_dir, f"{split}.tfrecord")
         squad.write_records(path, windows)
-        # With what the file says of questions without an answer, whichever version this is.
-        examples = squad.read_examples(self.files(split)[0], training=False)
         serialized = records.read(path)
         return QuestionsEvaluation(self.config, self.version2, examples, windows, serialized)
 
     def baseline(self, split):
         """Official metrics of random spans of the usual length, or, if better, of no answers."""
-        path, examples = self.files(split)[0], self._examples(split, training=False)
+        examples = self._examples(split, training=False)
         spans = squad_decoding.span_baseline(examples, seed=0)
-        found = [squad_decoding.evaluate(path, spans)]
+        found = [squad_decoding.evaluate(examples, spans)]
         if self.version2:
-            found.append(squad_decoding.evaluate(path, dict.fromkeys(spans, "")))
+            found.append(squad_decoding.evaluate(examples, dict.fromkeys(spans, "")))
         return max(found, key=lambda scores: scores["f1"])
 
 
 class QuestionsEvaluation:
-    """A SQuAD file to predict.
+    """Questions to predict.
 
     It has no `ensemble`: each model gives ends for the starts of its own beam, so that theirs are
     not of the same spans.

@@ -154,7 +154,7 @@ def make(task_name, split, evaluation, outputs, baseline=None):
     Args:
         task_name, split: what was predicted.
         evaluation: of the split.
-        outputs: what the model says of its records.
+        outputs: of the model for its records.
         baseline: metrics without a model.
     """
     report = {"task": task_name, "split": split, "examples": evaluation.num_examples}

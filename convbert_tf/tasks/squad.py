@@ -1,36 +1,38 @@
-"""SQuAD: questions from JSON or TensorFlow Datasets, windows of their contexts, records.
+"""SQuAD: windows of the questions' contexts, and records of them.
 
 A context is cut into overlapping windows that fit the model: [CLS] question [SEP] window [SEP].
-Windows, training positions and which training questions are dropped are those of the original
-ConvBERT code, which follows BERT's; `squad_decoding` makes answers of a model's outputs for them.
+The windows are those of the original ConvBERT code, which follows BERT's. `squad_data` reads the
+questions, whose names are here too; `squad_decoding` makes answers of a model's outputs.
 """
 
-import bisect
+import collections
 import dataclasses
-import functools
-import json
-import re
 
 import numpy as np
 
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.data import records
+from convbert_tf.tasks.squad_data import (
+    SquadExample,
+    answer_place,
+    read_examples,
+    read_tfds,
+    say_dropped,
+    whole_words,
+)
 
-# The original splits words at these alone, not at every Unicode white space.
-_WORD = re.compile("[^ \t\r\n\u202f]+")
+__all__ = [
+    "SquadExample",
+    "Window",
+    "make_windows",
+    "read_examples",
+    "read_tfds",
+    "window_spans",
+    "write_records",
+]
+
 # Texts tokenised at once: large enough that TF Text's time a call does not matter.
 _BATCH = 2048
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SquadExample:
-    """One question about one context; `answers`: (text, start in characters of the context)."""
-
-    question_id: str
-    question: str
-    context: str
-    answers: tuple[tuple[str, int], ...]
-    is_impossible: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,166 +149,17 @@ class Window:
         return slice(*self.cut.span(self.number))
 
 
-# Reading
-
-
-def read_examples(json_path, training, version2=True):
-    """The questions of a SQuAD JSON file, v1.1 or v2.0, in order.
-
-    Args:
-        json_path: the file.
-        training: drops questions whose first answer is not found in the words at its place, as
-            the original does, and says how many. Otherwise all are kept, and `answers` may lack.
-        version2: reads `is_impossible` where there is one; False ignores it.
-
-    Returns:
-        A list of `SquadExample`s.
-
-    Raises:
-        UserError: the file is missing or broken, or an answer starts outside the context; names
-            the file and the question.
-    """
-    try:
-        with open(json_path, encoding="utf-8-sig") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{json_path} is not there; SQuAD's JSON is needed.") from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UserError(f"{json_path} is not JSON: {error}.") from error
-    pairs = []
-    for article in _field(content, "data", list, json_path):
-        for paragraph in _field(article, "paragraphs", list, json_path):
-            context = _field(paragraph, "context", str, json_path)
-            pairs += [(context, qa) for qa in _field(paragraph, "qas", list, json_path)]
-    return _examples(pairs, json_path, training, version2)
-
-
-def read_tfds(name, split, training, data_dir=None):
-    """The questions of `name` ("squad/v1.1", "squad/v2.0") from TensorFlow Datasets.
-
-    `split` is "train" or "dev"; the rest as for `read_examples`. Downloads what is not in
-    `data_dir` (by default ~/tensorflow_datasets). The order is TFDS's, fixed but not the file's.
-    """
-    # Here, since importing it takes seconds that users of JSON files need not wait.
-    import tensorflow_datasets as tfds
-
-    try:
-        dataset = tfds.load(name, split=split.replace("dev", "validation"), data_dir=data_dir)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"TensorFlow Datasets cannot give {name}, split {split!r}: {error}; where there is no "
-            "network, read SQuAD's JSON files."
-        ) from error
-    pairs = [_from_tfds(row) for row in dataset.as_numpy_iterator()]
-    return _examples(pairs, name, training, version2=True)
-
-
-def _from_tfds(row):
-    """(context, the question as it stands in SQuAD's JSON)."""
-    answers = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
-    question = {
-        "id": row["id"].decode("utf-8"),
-        "question": row["question"].decode("utf-8"),
-        "answers": [{"text": text.decode("utf-8"), "answer_start": int(s)} for text, s in answers],
-        "is_impossible": bool(row.get("is_impossible", False)),
-    }
-    return row["context"].decode("utf-8"), question
-
-
-def _field(record, key, kind, where):
-    """`record[key]`, which must be there and of type `kind`."""
-    value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where}: {key!r} is missing, or not a JSON {_JSON_NAMES[kind]}.")
-    if kind is str and not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: {key!r} holds half a surrogate pair.") from error
-    return value
-
-
-_JSON_NAMES = {str: "string", list: "array", int: "integer", bool: "boolean"}
-
-
-def _examples(pairs, where, training, version2):
-    examples, seen, dropped = [], set(), 0
-    for context, qa in pairs:
-        example = _example(context, qa, where, training, version2)
-        if example.question_id in seen:
-            raise UserError(f"{where}: question {example.question_id} stands there twice.")
-        seen.add(example.question_id)
-        if training and not example.is_impossible and not _is_recoverable(example):
-            dropped += 1
-            continue
-        examples.append(example)
-    if not examples:
-        raise UserError(f"{where} holds no questions{' with a usable answer' * (dropped > 0)}.")
-    if dropped:
-        say(f"{where}: {dropped} of {len(seen)} questions dropped: answer not found in the text.")
-    return examples
-
-
-def _example(context, qa, where, training, version2):
-    question_id = _field(qa, "id", str, where)
-    where = f"{where}, question {question_id}"
-    marked = "is_impossible" in qa and _field(qa, "is_impossible", bool, where)
-    is_impossible = version2 and marked
-    answers = []
-    needs_answer = training and not is_impossible
-    if needs_answer or "answers" in qa:
-        for answer in _field(qa, "answers", list, where):
-            text = _field(answer, "text", str, where)
-            start = _field(answer, "answer_start", int, where)
-            if not 0 <= start < len(context):
-                raise UserError(
-                    f"{where}: answer_start {start} is outside the context, which has "
-                    f"{len(context)} characters."
-                )
-            answers.append((text, start))
-    if needs_answer and marked:
-        raise UserError(f"{where} has no answer: SQuAD 2.0 wants configs/finetune_squad.py:v2.")
-    if needs_answer and not answers:
-        raise UserError(f"{where}: no answer, but training needs one (SQuAD v2: is_impossible).")
-    question = _field(qa, "question", str, where)
-    return SquadExample(question_id, question, context, tuple(answers), is_impossible)
-
-
-@functools.lru_cache(maxsize=4)
-def _word_spans(context):
-    """Starts and ends, in characters, of the words of `context`."""
-    spans = [match.span() for match in _WORD.finditer(context)]
-    return [start for start, _ in spans], [end for _, end in spans]
-
-
-def _answer_words(example):
-    """Indices of the first and last word of the answer; white space counts to the word before."""
-    text, start = example.answers[0]
-    word_starts, _ = _word_spans(example.context)
-    first = bisect.bisect_right(word_starts, start) - 1
-    return first, bisect.bisect_right(word_starts, start + len(text) - 1) - 1
-
-
-def _is_recoverable(example):
-    """Whether the answer's text is found, but for case and spacing, in the words at its place."""
-    text, start = example.answers[0]
-    first, last = _answer_words(example)
-    wanted = " ".join(text.split()).lower()
-    if not wanted or first < 0 or start + len(text) > len(example.context):
-        return False
-    word_starts, word_ends = _word_spans(example.context)
-    words = [
-        example.context[s:e]
-        for s, e in zip(word_starts[first : last + 1], word_ends[first : last + 1], strict=True)
-    ]
-    return wanted in " ".join(words).lower()
-
-
 # Windows
 
 
 def make_windows(
-    examples, tokenizer, max_seq_length, doc_stride=128, max_query_length=64, training=False
+    examples,
+    tokenizer,
+    max_seq_length,
+    doc_stride=128,
+    max_query_length=64,
+    training=False,
+    original_positions=False,
 ):
     """Cuts the contexts of `examples` into model inputs, each context tokenised once.
 
@@ -316,7 +169,10 @@ def make_windows(
         max_seq_length: most tokens an input may have.
         doc_stride: tokens from the start of one window to that of the next.
         max_query_length: most tokens of a question; the rest is cut.
-        training: fills in the answer's positions, from the first answer.
+        training: fills in the answer's positions, from the first answer. Questions whose answer has
+            no token are dropped, and their number is said.
+        original_positions: labels what the original labels: of the answer's words, the first
+            tokens that are those of the answer, wherever it starts.
 
     Returns:
         A list of `Window`s, those of a question one after the other. A context without any token
@@ -333,20 +189,27 @@ def make_windows(
     if training:
         texts = [example.answers[0][0] if example.answers else "" for example in examples]
         answers = _tokenize(texts, tokenizer)
-    windows = []
+    windows, dropped, num_cut = [], collections.Counter(), 0
     progress = Progress("windows", len(examples), "questions")
     for number, example in enumerate(examples):
         context = pieces[example.context]
         span = None
         if training and not example.is_impossible:
-            span = _answer_span(example, context, answers[number].ids)
+            span = _answer_span(example, context, answers[number].ids, original_positions)
+            if span is None:
+                dropped["the answer has no token"] += 1
+                continue
         question = questions[number].ids[:max_query_length]
         query = np.array([tokenizer.cls_id, *question, tokenizer.sep_id], np.int32)
         cut = Cut(len(context.ids), max_seq_length - len(query) - 1, doc_stride)
         made = _windows_of_question(example, query, context, span, cut)
+        num_cut += bool(span) and not any(window.end_position for window in made)
         windows += made if len(context.ids) or not training else []
         progress.update(number + 1)
     progress.close(f"{len(windows):,} windows")
+    say_dropped(dropped, len(examples))
+    if num_cut:
+        say(f"answers that no window holds whole, trained as if there were none: {num_cut:,}")
     return windows
 
 
@@ -364,23 +227,31 @@ def _tokenize(texts, tokenizer):
     return pieces
 
 
-def _answer_span(example, pieces, answer_ids):
-    """First and last piece of the answer in the context.
+def _answer_span(example, pieces, answer_ids, original):
+    """First and last piece of the answer in the context; None if it has no piece.
 
-    The pieces of the answer's words, then, if the answer's own tokens are found among them, just
-    those: "1895" out of "(1895-1943).".
+    The pieces at its place, if they are the answer's own tokens, else those of the words there:
+    so for "65" in "(1965)". The `original` looks for the tokens anywhere in these words.
     """
-    context = example.context
-    first, last = _answer_words(example)
-    word_starts, word_ends = _word_spans(context)
-    # Tokens never cross a word's limits, so that the context may be tokenised as a whole.
-    word_bytes = [len(context[:at].encode("utf-8")) for at in (word_starts[first], word_ends[last])]
-    start, end = np.searchsorted(pieces.starts, word_bytes) - [0, 1]
+    place = answer_place(example, original)
+    start, end = _pieces_at(place, example.context, pieces)
+    if not original:
+        if np.array_equal(pieces.ids[start : end + 1], answer_ids):
+            return (start, end) if start <= end else None
+        start, end = _pieces_at(whole_words(example.context, place), example.context, pieces)
+        return (start, end) if start <= end else None
     for new_start in range(start, end + 2 - len(answer_ids)):
         new_end = new_start + len(answer_ids)
         if len(answer_ids) and np.array_equal(pieces.ids[new_start:new_end], answer_ids):
             return new_start, new_end - 1
-    return (int(start), int(end)) if start <= end else None  # words without any token
+    return (start, end) if start <= end else None
+
+
+def _pieces_at(place, context, pieces):
+    """First and last of the pieces that share a byte with a place (start, end in characters)."""
+    start, end = (len(context[:at].encode("utf-8")) for at in place)
+    first = np.searchsorted(pieces.ends, start, side="right")
+    return int(first), int(np.searchsorted(pieces.starts, end)) - 1
 
 
 def window_spans(num_pieces, room, doc_stride):

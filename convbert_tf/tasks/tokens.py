@@ -15,7 +15,9 @@ import numpy as np
 
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.data import input_pipeline, records, word_files
+from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TokenClassifier
+from convbert_tf.tasks import reports
 from convbert_tf.tasks.squad import window_spans
 
 TASKS = ("tokens",)
@@ -25,9 +27,6 @@ TASKS = ("tokens",)
 _ROLES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
 _ENTITY_TAG = re.compile(rf"([{''.join(_ROLES)}])(?:-(.+))?")
 _SCHEMES = {"BILOU": "LU", "BMES": "M", "BIOES": "ES"}  # by the letters that others have not
-# A folder's file of a split is called by one of these, alone or behind -, _ or a dot.
-_NAMES = {"train": "train", "dev": "dev|devel|valid|validation|testa", "test": "test|testb"}
-_SUFFIXES = "txt|conll|conllu|conllup|tsv|iob|iob2|bio|bioes"
 # Words tokenised at once.
 _BATCH = 16_384
 
@@ -206,7 +205,10 @@ class Tokens:
         self._splits = {}
 
     def files(self, split):
-        return [_find_file(self.config, split)]
+        given = getattr(self.config, f"{split}_file")
+        if given and not os.path.isfile(given):
+            raise UserError(f"config.task.{split}_file: there is no file {given}.")
+        return [given or word_files.find(self.config.data_dir, split)]
 
     def evaluation_splits(self):
         return ["dev"]
@@ -228,6 +230,10 @@ class Tokens:
         entities = ("f1", "precision", "recall") if scheme(self.labels) else ()
         return (*entities, "accuracy")
 
+    @property
+    def main_metric(self):
+        return self.metric_names[0]
+
     @functools.cached_property
     def usual_tag(self):
         """What words are tagged with that have no piece: O, or the most frequent tag."""
@@ -243,11 +249,14 @@ class Tokens:
 
     def make_model(self, model):
         """A tagger on the encoder of `model`; with its head if that has these tags."""
-        options = {"labels": self.labels, "dropout": self.config.classifier_dropout}
-        num_classes = len(self.labels)
-        return TokenClassifier.start_from(
-            model, self.config.init_from, num_classes=num_classes, **options
-        )
+        options = self._classes() | {"dropout": self.config.classifier_dropout}
+        return TokenClassifier.start_from(model, self.config.init_from, **options)
+
+    def misfit(self, model):
+        return presets.misfit(model, TokenClassifier, **self._classes())
+
+    def _classes(self):
+        return {"num_classes": len(self.labels), "labels": self.labels}
 
     def serving(self, metrics):
         return {name: getattr(self.config, name) for name in ("max_seq_length", "doc_stride")}
@@ -361,23 +370,9 @@ def _shortened(text):
     return text if len(text) <= 400 else f"{text[:400]}..."
 
 
-def _find_file(config, split):
-    """Path of the file of a split: the one that the config names, or the one in its `data_dir`."""
-    given = getattr(config, f"{split}_file")
-    if given:
-        if not os.path.isfile(given):
-            raise UserError(f"config.task.{split}_file: there is no file {given}.")
-        return given
-    pattern = re.compile(rf"(.*[-_.])?({_NAMES[split]})\.({_SUFFIXES})", re.IGNORECASE)
-    names = os.listdir(config.data_dir) if os.path.isdir(config.data_dir) else []
-    found = sorted(name for name in names if pattern.fullmatch(name))
-    if len(found) != 1:
-        several = f": there are {', '.join(found)}" if found else ""
-        raise UserError(
-            f"{config.data_dir or 'data_dir'} must hold one file {split}.txt (or .conll, .tsv, "
-            f".conllu, .iob2){several}; or set config.task.{split}_file."
-        )
-    return os.path.join(config.data_dir, found[0])
+def _softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf), dtype=float)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 class TokensEvaluation:
@@ -385,13 +380,14 @@ class TokensEvaluation:
 
     Attributes:
         serialized: the records of its windows.
+        num_examples: how many sentences it has.
         labelled: whether its words have tags.
     """
 
     def __init__(self, split, windows, serialized, labels, usual_tag):
         self.split, self.windows, self.serialized = split, windows, serialized
         self.labels, self.usual_tag = labels, usual_tag
-        self.labelled = split.tags is not None
+        self.num_examples, self.labelled = len(split.words), split.tags is not None
 
     def predictions(self, outputs):
         """Tags of all words, a list for each sentence, by the model's `outputs` for the records."""
@@ -407,6 +403,33 @@ class TokensEvaluation:
             raise UserError(f"{self.split.file.path} has no tags to score against.")
         of_entities = bool(scheme(self.labels))
         return metrics(self.split.tags, self.predictions(outputs), of_entities)
+
+    def report(self, outputs):
+        """Classes, confusion and mistakes of words."""
+        known = dict.fromkeys([*self.labels, self.usual_tag, *sorted(self.split.counts)])
+        numbers = {tag: i for i, tag in enumerate(known)}
+        # A word without a piece has the usual tag, of which nothing is sure.
+        unsure = np.eye(len(numbers))[numbers[self.usual_tag]] * 1e-9
+        rows = [[unsure] * len(words) for words in self.split.words]
+        more = ((0, 0), (0, len(numbers) - len(self.labels)))
+        for window, logits in zip(self.windows, outputs["logits"], strict=True):
+            of_words = np.pad(_softmax(logits[window.positions]), more)
+            for word, probabilities in zip(window.words, of_words, strict=True):
+                rows[window.sentence][word] = probabilities
+        texts = [
+            {"word": word, "sentence": sentence}
+            for words in self.split.words
+            for sentence in [" ".join(words)]
+            for word in words
+        ]
+        labels = [numbers[tag] for tags in self.split.tags for tag in tags]
+        flat = np.array([row for of_sentence in rows for row in of_sentence])
+        return reports.of_classes(labels, flat, list(numbers), texts)
+
+    def ensemble(self, outputs):
+        """The logarithm of the mean of the models' probabilities."""
+        mean = np.mean([_softmax(each["logits"]) for each in outputs], axis=0)
+        return {"logits": np.log(np.maximum(mean, 1e-300))}
 
     def write(self, outputs, directory):
         """The file with the predicted tags in the place of its own, or behind the last column."""

@@ -8,7 +8,8 @@ class says which head it has:
     ConvBertForSequenceClassification   TextClassifier with `hidden_layer`; without, where `write`
                                         wrote one without
     ConvBertForTokenClassification      TokenClassifier
-    ConvBertForQuestionAnswering        QuestionAnswerer with joint=False
+    ConvBertForQuestionAnswering        QuestionAnswerer with joint=False and mask_logits=False, for
+                                        transformers has no mask; with one, where `write` says so
 """
 
 import dataclasses
@@ -76,6 +77,7 @@ class _Config(TypedDict, total=False):
     tie_word_embeddings: bool | None
     is_decoder: bool | None
     add_cross_attention: bool | None
+    mask_logits: bool | None
 
 
 _SINGLE_LABEL, _MULTI_LABEL = "single_label_classification", "multi_label_classification"
@@ -131,7 +133,8 @@ def _describe(values, tensors, directory):
         _check_masked_lm(config)
         return _masked_lm(config)
     if kind == "ConvBertForQuestionAnswering":
-        return Stored("QuestionAnswerer", head_config(config, joint=False))
+        mask_logits = bool(values.get("mask_logits"))
+        return Stored("QuestionAnswerer", head_config(config, joint=False, mask_logits=mask_logits))
     if kind == "ConvBertForTokenClassification":
         return Stored("TokenClassifier", head_config(config, **classes))
     multi_label = values.get("problem_type") == _MULTI_LABEL
@@ -428,6 +431,8 @@ def _config_values(stored, config):
     values |= {"model_type": "convbert", "num_groups": config.linear_groups, "head_ratio": 2}
     values |= {"layer_norm_eps": LAYER_NORM_EPSILON, "tie_word_embeddings": True}
     values["architectures"] = [ARCHITECTURES[stored.kind]]
+    if stored.kind == "QuestionAnswerer":  # for the way back; transformers does not look at it
+        values["mask_logits"] = stored.config.get("mask_logits", True)
     if stored.kind in ("TextClassifier", "TokenClassifier"):
         number = stored.config["num_classes"]
         labels = stored.config.get("labels") or [f"LABEL_{i}" for i in range(number)]

@@ -236,6 +236,8 @@ def write(stored, checkpoint_prefix, task=None, moments=None, step=0):
 
     if task is None and stored.kind in _HEADS:
         raise UserError("a model with a head needs the original's name of its task, say 'mnli'.")
+    if not stored.config.get("mask_logits", True):
+        say("the original masks the logits of positions outside the context, as this head does not")
     table = names.original_names(stored, task)
     values = {} if moments is None else {"global_step": tf.constant(int(step), tf.int64)}
     for suffix, arrays in {"": stored.arrays, **(moments or {})}.items():

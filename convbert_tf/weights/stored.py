@@ -50,6 +50,7 @@ class _QuestionAnswerer(_Head, total=False):
     answerable: bool
     beam_size: int
     joint: bool
+    mask_logits: bool
 
 
 _CONFIGS = {
@@ -194,6 +195,7 @@ def _check_options(config):
         check_multi_label(config.get("multi_label", False), config["num_classes"])
     if not 0 <= config.get("dropout", 0) < 1:
         raise UserError(f"dropout must be in [0, 1), got {config['dropout']}.")
+    check_mask(config.get("joint", True), config.get("mask_logits", True))
     if not 1 <= config.get("beam_size", 1) <= _LARGEST_BEAM:
         raise UserError(f"beam_size must be from 1 to {_LARGEST_BEAM}, got {config['beam_size']}.")
 
@@ -213,6 +215,12 @@ def _check_serving(serving, config, model_config):
         )
     if serving.get("null_threshold") is not None and not config.get("answerable"):
         raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
+
+
+def check_mask(joint, mask_logits):
+    """Refuses a joint question answerer without a mask: there is none."""
+    if joint and not mask_logits:
+        raise UserError("mask_logits=False is for joint=False: the joint head has its mask.")
 
 
 def check_labels(labels, num_classes):

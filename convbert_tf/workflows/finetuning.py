@@ -299,7 +299,7 @@ def _finish(experiment, metric, start, model, evaluator, results):
 def _require_paths(task, options):
     own = task.name == OWN_TASK
     wanted = "train_file" if own else "data_dir"
-    found = getattr(task, wanted) or (task.train_file and task.dev_file)
+    found = task.train_file or (not own and task.data_dir)
     if not task.init_from or not found or not options.model_dir:
         raise UserError(
             f"set config.task.init_from (a preset), config.task.{wanted} and "
@@ -399,8 +399,10 @@ def _evaluation(task, start):
     names = "name max_seq_length max_query_length doc_stride max_answer_length n_best_size"
     names = names.split() + ["beam_size", "null_threshold", "word_column", "tag_column"]
     if task.name == OWN_TASK:
-        names += ("labels", "min_score", "max_score", "held_out", "held_out_seed", "text_column")
-        names += ("text_b_column", "label_column", "split_column")
+        names += ["labels", "min_score", "max_score", "text_column"]
+        names += ["text_b_column", "label_column", "split_column"]
+    if not task.data_dir and not task.dev_file:
+        names += ["held_out", "held_out_seed"]
     family = start.family
     return {name: getattr(task, name) for name in names} | {
         "data_dir": identity.hashes(_files(family, family.evaluation_splits())),

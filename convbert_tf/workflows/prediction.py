@@ -245,11 +245,29 @@ def label(served, table, batch_size=32, watch=None):
         outputs = in_batches(served, inputs, batch_size, watch)
         names = sorted(outputs.keys() - {"logits"}, key=_place)
         for i, (_, row) in enumerate(chunk):
-            yield row, {name: _plain(outputs[name][i], served.labels) for name in names}
+            values = {name: outputs[name][i] for name in names}
+            yield row, _prediction(values, served.labels)
 
 
 def _place(name):
     return _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS), name
+
+
+def _prediction(values, labels):
+    """The outputs for a text as JSON holds them."""
+    if "num_words" not in values:
+        return {name: _plain(value, labels) for name, value in values.items()}
+    # Of a tagger (serving.TaggerServer), a dict for each word and each entity.
+    found = {}
+    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
+        if name in values:
+            score = f"{label.removesuffix('_label')}_score"
+            keys = (name, f"{name}_start", f"{name}_end", label, score)
+            found[plural] = [
+                {key: _plain(values[key][i], None) for key in keys}
+                for i in range(values[f"num_{plural}"])
+            ]
+    return found
 
 
 def _plain(value, labels):

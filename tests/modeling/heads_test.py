@@ -109,9 +109,7 @@ def test_question_losses_against_numpy(answerable):
     positions = {"start_positions": np.array([4, 0]), "end_positions": np.array([6, 9])}
     batch = inputs(**positions, is_impossible=np.array([0, 1]))
     outputs = model(batch, training=True)
-    for dropout in [layer for layer in model._flatten_layers() if "dropout" in layer.name]:
-        dropout.rate = 0
-    outputs = model(batch, training=True)
+    outputs = without_dropout(model)(batch, training=True)
     starts, ends = all_log_probs(model, batch)
     rows = np.arange(2)
     given_start = ends[rows, positions["start_positions"]]
@@ -197,17 +195,33 @@ def test_token_classifier_logits_and_losses():
     np.testing.assert_allclose(model.example_losses(logits, batch), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("beam_size", [3, 14])
-def test_independent_starts_and_ends(beam_size):
-    model = QuestionAnswerer(ConvBertEncoder(tiny()), beam_size=beam_size, joint=False)
+def independent(**options):
+    """A model of independent starts and ends, and its logits [B, T, 2] of all tokens by NumPy."""
+    model = QuestionAnswerer(ConvBertEncoder(tiny()), joint=False, **options)
     model.logits.kernel.assign(model.logits.kernel * 5)
-    outputs = {name: value.numpy() for name, value in model(inputs()).items()}
+    model.logits.bias.assign([0.5, -0.25])
     hidden = model.encoder(inputs())["sequence_output"].numpy()
-    raw = hidden @ model.logits.kernel.numpy()  # no token is excluded from these
+    return model, hidden @ model.logits.kernel.numpy() + [0.5, -0.25]
+
+
+def without_dropout(model):
+    for layer in model._flatten_layers():
+        if "dropout" in layer.name:
+            layer.rate = 0
+    return model
+
+
+@pytest.mark.parametrize("mask_logits", [True, False])
+@pytest.mark.parametrize("beam_size", [3, 14])
+def test_independent_starts_and_ends(beam_size, mask_logits):
+    model, bare = independent(beam_size=beam_size, mask_logits=mask_logits)
+    outputs = {name: value.numpy() for name, value in model(inputs()).items()}
+    masked = bare - 1000 * ~ALLOWED[:, :, None]
     best = min(beam_size, LENGTH)
     for i, name in enumerate(("start", "end")):
-        np.testing.assert_allclose(outputs[f"{name}_logits"], raw[..., i], rtol=1e-4, atol=1e-5)
-        expected = log_softmax(raw[..., i] - 1000 * ~ALLOWED)
+        shown = (masked if mask_logits else bare)[..., i]
+        np.testing.assert_allclose(outputs[f"{name}_logits"], shown, rtol=1e-4, atol=1e-5)
+        expected = log_softmax(masked[..., i])  # the beam's are masked in any case
         order = np.argsort(-expected, axis=1)[:, :best]
         found = outputs[f"{name}_top_index"], outputs[f"{name}_top_log_probs"]
         if name == "end":  # the same ends for each start
@@ -221,14 +235,43 @@ def test_independent_starts_and_ends(beam_size):
         assert (found[1][:, best:] == -1e9).all()
 
 
-def test_losses_of_independent_starts_and_ends():
-    model = QuestionAnswerer(ConvBertEncoder(tiny()), joint=False)
+@pytest.mark.parametrize("answerable", [False, True])
+@pytest.mark.parametrize("mask_logits", [True, False])
+def test_losses_of_independent_starts_and_ends(mask_logits, answerable):
+    model, bare = independent(mask_logits=mask_logits, answerable=answerable)
+    masked = bare - 1000 * ~ALLOWED[:, :, None]
     batch = inputs(start_positions=np.array([4, 0]), end_positions=np.array([6, 9]))
-    outputs = model(batch, training=True)
-    assert outputs.keys() == {"start_logits", "end_logits"}
-    starts, ends = (log_softmax(outputs[f"{x}_logits"].numpy()) for x in ("start", "end"))
-    expected = -(starts[[0, 1], [4, 0]] + ends[[0, 1], [6, 9]]) / 2
-    np.testing.assert_allclose(model.example_losses(outputs, batch), expected, rtol=1e-5)
+    batch["is_impossible"] = np.array([0, 1])
+    outputs = without_dropout(model)(batch, training=True)
+    names = {"start_logits", "end_logits"} | ({"answerable_logit"} if answerable else set())
+    assert outputs.keys() == names
+    rows = np.arange(2)
+    log_probs = log_softmax((masked if mask_logits else bare).transpose(0, 2, 1))
+    expected = -(log_probs[rows, 0, [4, 0]] + log_probs[rows, 1, [6, 9]]) / 2
+    if answerable:  # what may be chosen weighs the hidden states, whichever logits are shown
+        hidden = model.encoder(batch)["sequence_output"].numpy()
+        weights = np.exp(log_softmax(masked[..., 0]))
+        features = np.concatenate([hidden[:, 0], np.einsum("bt,bth->bh", weights, hidden)], axis=-1)
+        middle = gelu(features @ model.answerable_hidden.kernel.numpy())
+        none = scipy.special.expit((middle @ model.answerable_logit.kernel.numpy())[:, 0])
+        expected += 0.5 * -np.log([1 - none[0], none[1]])
+    np.testing.assert_allclose(model.example_losses(outputs, batch), expected, rtol=1e-4)
+    # The mask is a large part of the loss: an answer outside the context costs it.
+    if mask_logits:
+        batch["end_positions"] = np.array([6, 1])
+        outputs = model(batch, training=True)
+        assert model.example_losses(outputs, batch)[1] > 450
+
+
+def test_a_head_keeps_whether_its_logits_are_masked(capsys):
+    theirs, _ = independent(mask_logits=False)
+    assert not QuestionAnswerer.from_config(theirs.get_config()).mask_logits
+    assert not QuestionAnswerer.start_from(theirs, "x", beam_size=3).mask_logits
+    ours = QuestionAnswerer.start_from(theirs, "x", joint=False, mask_logits=True)
+    assert ours.mask_logits and capsys.readouterr().out == "x: its head is kept\n" * 2
+    np.testing.assert_array_equal(ours.logits.kernel, theirs.logits.kernel)
+    with pytest.raises(UserError, match="mask_logits=False is for joint=False"):
+        QuestionAnswerer(theirs.encoder, mask_logits=False)
 
 
 def test_a_head_goes_along_where_its_labels_are_the_same(capsys):
@@ -310,6 +353,7 @@ def test_compiled_is_eager():
         (TokenClassifier, {"num_classes": 2, "dropout": 0.3, "labels": ["no", "yes"]}),
         (QuestionAnswerer, {"answerable": True, "beam_size": 5}),
         (QuestionAnswerer, {"answerable": True, "joint": False}),
+        (QuestionAnswerer, {"joint": False, "mask_logits": False}),
     ],
 )
 def test_config_round_trip(cls, options):
@@ -346,80 +390,3 @@ def test_cross_entropy_and_its_gradient_without_static_shapes():
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
     softmax = tf.nn.softmax(logits) - tf.one_hot(labels, 7)
     np.testing.assert_allclose(slope, softmax * [[1.0], [2.0], [3.0]], atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    model = TextClassifier(ConvBertEncoder(tiny()), 2, labels=["no", "yes"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss)
-    return model
-
-
-@pytest.mark.parametrize("labels", [[0, 1], (0, 1), np.array([0, 1])])
-def test_labels_may_be_a_list(compiled, labels):
-    kept = compiled.get_weights()
-    losses = [compiled.fit(inputs(), labels, verbose=0).history["loss"][0]]
-    compiled.set_weights(kept)
-    assert np.isfinite(losses).all() and np.isfinite(compiled.evaluate(inputs(), labels, verbose=0))
-    validation = (inputs(), labels)
-    compiled.fit(inputs(), labels, validation_data=validation, verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (["no", "yes"], "the labels are texts; give the numbers of the classes, 0 to 1"),
-        (np.array(["no", "yes"]), "the labels are texts"),
-        (np.array(["no", "yes"], object), "the labels are texts"),
-        ([0, 2], "labels must be from 0 to 1; there is a 2"),
-        ([-1, 1], "labels must be from 0 to 1; there is a -1"),
-    ],
-)
-def test_labels_that_are_none_are_said(compiled, labels, message):
-    for use in (compiled.fit, compiled.evaluate):
-        with pytest.raises(UserError, match=message):
-            use(inputs(), labels, verbose=0)
-    with pytest.raises(UserError, match=message):
-        compiled.fit(inputs(), [0, 1], validation_data=(inputs(), labels), verbose=0)
-
-
-TEXTS = ["a text", "another"]
-
-
-@pytest.mark.parametrize("texts", [TEXTS, tuple(TEXTS), np.array(TEXTS), "a text", [("a", "b")]])
-def test_texts_are_no_inputs(compiled, texts):
-    message = "the model got texts; expected is a dict of input_ids.*TextPreprocessor"
-    uses = (compiled, compiled.encoder, compiled.predict, lambda x: compiled.fit(x, [0, 1]))
-    for use in uses:
-        with pytest.raises(UserError, match=message):
-            use(texts)
-    with pytest.raises(UserError, match="input_ids holds texts"):
-        compiled({"input_ids": texts})
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("input_ids", -1, "input_ids must be from 0 to 49; there is a -1"),
-        ("input_ids", 50, "input_ids must be from 0 to 49; there is a 50"),
-        ("segment_ids", 2, "segment_ids must be from 0 to 1; there is a 2"),
-        ("input_mask", 2, "input_mask must be from 0 to 1; there is a 2"),
-    ],
-)
-def test_values_out_of_range_are_said(compiled, name, value, message):
-    wrong = {key: np.array(values) for key, values in inputs().items()}
-    wrong[name][1, 2] = value
-    for use in (compiled, compiled.encoder, compiled.predict, lambda x: compiled.fit(x, [0, 1])):
-        with pytest.raises(UserError, match=message):
-            use(wrong)
-    # In a graph nothing is known of them, and nothing is added for them.
-    ops_of = tf.function(compiled).get_concrete_function(inputs()).graph.get_operations()
-    assert not [op for op in ops_of if "Assert" in op.type]
-
-
-def test_inputs_are_a_dict(compiled):
-    with pytest.raises(UserError, match="the model got a ndarray; expected is a dict"):
-        compiled(np.ones((2, 8), "int32"))
-    with pytest.raises(UserError, match="the model got a dict without input_ids"):
-        compiled({"ids": np.ones((2, 8), "int32")})

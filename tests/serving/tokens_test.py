@@ -16,10 +16,12 @@ from convbert_tf.data import records
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import TokenClassifier
+from convbert_tf.serving import loading
 from convbert_tf.serving.tokens import TaggerServer
 from convbert_tf.tasks import tokens
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.workflows import prediction
 from convbert_tf.workflows.outputs import Predictor
 from tests.serving.saved_model_test import CLIENT, MODEL, VOCAB, long_context
 from tests.tools_test import run_tool
@@ -172,6 +174,22 @@ def test_entities_of_any_tags_are_those_of_seqeval(folder):
     columns = [found[name].numpy().tolist() for name in names]
     columns[0] = [label.decode() for label in columns[0]]
     assert list(zip(rows.numpy().tolist(), *columns, strict=True)) == expected
+
+
+@pytest.mark.parametrize("name", ["bio", "plain"])
+def test_rows_are_labelled_with_lists_of_words_and_entities(folder, served, name):
+    model = loading.load(str(folder / "models" / name / "1"))
+    table = [((text,), {}) for text in TEXTS]
+    found = [said for _, said in prediction.label(model, table, batch_size=3)]
+    given = served[name]
+    for i, said in enumerate(found):
+        assert list(said) == ["words"] + ["entities"] * (name == "bio")
+        words = [(w["word"], w["word_start"], w["word_end"]) for w in said["words"]]
+        assert words == basic_words(TEXTS[i])
+        assert [w["tag"] for w in said["words"]] == given["tag"][i][: len(words)]
+        if name == "bio":
+            labels = [each["entity_label"] for each in said["entities"]]
+            assert labels == given["entity_label"][i][: given["num_entities"][i]]
 
 
 def test_a_tagger_of_keras_alone_is_served_and_options_of_others_are_refused(folder, tmp_path):

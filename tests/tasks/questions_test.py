@@ -1,111 +1,90 @@
-"""Questions as a family of tasks: thresholds of SQuAD 2.0, and what is written with them."""
+"""Questions as a family of tasks: which files are read, what is held out, which head is made."""
 
-import json
-import sys
-
-import numpy as np
 import pytest
-from official.nlp.tools import squad_evaluate_v2_0
 
+from convbert_tf import ConvBertEncoder, QuestionAnswerer
 from convbert_tf.config import TaskConfig
 from convbert_tf.console import UserError
-from convbert_tf.tasks.questions import Questions
+from convbert_tf.tasks import questions
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from tests.tasks.squad_test import CONTEXT, WORDS, _question, _write
+from tests.modeling.encoder_test import tiny
+from tests.tasks.squad_data_test import BORN, question, store_tfds, tfds_row, write
+
+HEADER = "question,context,answer,answer_start\n"
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A function of settings: the family of a dev set of 30 questions, half without an answer."""
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    questions = [_question(str(i), [("Krak\u00f3w", 15)], False) for i in range(15)]
-    questions += [_question(str(i), [], True) for i in range(15, 30)]
-    _write(tmp_path / "dev.json", CONTEXT, *questions)
-
-    def make(**settings):
-        config = TaskConfig(
-            name="squad_v2",
-            data_dir=str(tmp_path),
-            max_seq_length=32,
-            max_query_length=8,
-            **settings,
-        )
-        return Questions(config, WordPieceTokenizer(str(tmp_path / "vocab.txt")))
-
-    return make
+def family(tmp_path, name="squad_v1", **task):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nwhere\na\nb\nc\n")
+    task = {"data_dir": str(tmp_path)} | task
+    config = TaskConfig(name=name, max_seq_length=24, max_query_length=8, **task)
+    return questions.Questions(config, WordPieceTokenizer(str(tmp_path / "vocab.txt")))
 
 
-def _outputs(num_windows, beam=9):
-    """Of a model that knows a little of both answers and questions without one."""
-    rng = np.random.default_rng(0)
-    flat, square = (num_windows, beam), (num_windows, beam, beam)
-    starts, ends = rng.integers(7, 20, flat), rng.integers(7, 20, square)
-    starts[::2, 0] = ends[::2, 0, 0] = 11  # Krakow
-    log_probs = [-rng.random(shape).astype(np.float32) for shape in (flat, square)]
-    log_probs[0][::2, 0] = log_probs[1][::2, 0, 0] = 0
-    return {
-        "start_top_log_probs": log_probs[0],
-        "start_top_index": starts,
-        "end_top_log_probs": log_probs[1],
-        "end_top_index": ends,
-        "answerable_logit": np.float32(rng.normal(size=num_windows) - 4 + np.arange(30) // 15),
-    }
+def ids(examples):
+    return [example.question_id for example in examples]
 
 
-@pytest.mark.parametrize("setting", ["f1", "exact", "none", "-3.9"])
-def test_what_is_written_has_the_scores_that_are_reported(make, tmp_path, setting):
-    family = make(null_threshold=setting)
-    evaluation = family.evaluation("dev", str(tmp_path / "records"))
-    outputs = _outputs(len(evaluation.windows))
-    scores = evaluation.score(outputs)
-    evaluation.write(outputs, str(tmp_path / "out"))
-    names = ("predictions", "null_odds", "nbest_predictions")
-    predictions, null_odds, nbest = (
-        json.loads((tmp_path / "out" / f"{name}.json").read_text("utf-8")) for name in names
-    )
-    data = json.loads((tmp_path / "dev.json").read_text())["data"]
-    official = squad_evaluate_v2_0.evaluate(data, predictions)
-    for name in ("f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1"):
-        assert scores[name] == official[name]
-    assert scores["exact_match"] == official["exact"]
-    answers = {key: found[0]["text"] for key, found in nbest.items()}
-    official = squad_evaluate_v2_0.evaluate(data, answers, null_odds)
-    for name in ("exact", "exact_thresh", "f1", "f1_thresh"):
-        assert scores[f"best_{name}"] == official[f"final_{name}"]
-    for name in ("pr_exact_ap", "pr_f1_ap", "pr_oracle_ap"):
-        assert scores[name] == official[name]
-    if setting in ("f1", "exact"):
-        assert 0 < sum(text == "" for text in predictions.values()) < 30
-        reached = {"f1": "f1", "exact": "exact_match"}[setting]
-        assert scores[reached] == pytest.approx(scores[f"best_{setting}"], abs=1e-9)
-    threshold = {"none": None, "-3.9": -3.9}.get(setting, scores.get("null_threshold"))
-    assert scores.get("null_threshold") == threshold == family.serving(scores).get("null_threshold")
-    picture = (tmp_path / "out" / "precision_recall.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
+def test_a_split_is_the_file_of_its_name_or_the_one_that_is_named(tmp_path):
+    made = family(tmp_path)
+    with pytest.raises(UserError, match=r"train\.json is not there; SQuAD's JSON is needed"):
+        made.files("train")
+    path = write(tmp_path / "train.json", "a b", question("1", [("b", 2)]))
+    assert made.files("train") == [str(path)]
+    (tmp_path / "train.csv").write_text(HEADER + "where,a b,b,2\n")
+    with pytest.raises(UserError, match=r"train\.json and .*train\.csv: name one by .*train_file"):
+        made.files("train")
+    named = family(tmp_path, train_file=str(tmp_path / "train.csv"))
+    assert ids(named._examples("train", True)) == ["2"]
+    with pytest.raises(UserError, match=r"dev\.json is not there"):
+        named.check(1)  # what is in data_dir is not held out
+    (tmp_path / "test.jsonl").write_text('{"question": "where", "context": "a"}\n')
+    assert ids(named._examples("test", False)) == ["1"]
 
 
-def test_without_matplotlib_there_is_no_picture(make, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    evaluation = make().evaluation("dev", str(tmp_path / "records"))
-    evaluation.write(_outputs(len(evaluation.windows)), str(tmp_path / "out"))
-    assert "no picture of precision and recall: matplotlib is missing" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "precision_recall.png").exists()
+def test_of_one_file_contexts_are_held_out(tmp_path, capsys):
+    rows = [f"where {i},a {i % 20},a,0" for i in range(60)]
+    (tmp_path / "mine.csv").write_text(HEADER + "\n".join(rows))
+    made = family(tmp_path, data_dir="", train_file=str(tmp_path / "mine.csv"), held_out=0.3)
+    made.check(1)
+    train, dev = (made._examples(split, split == "train") for split in ("train", "dev"))
+    assert len(train) + len(dev) == 60 and 6 <= len(dev) <= 30
+    assert not {e.context for e in train} & {e.context for e in dev}
+    said = f"{len(train)} questions to train on, {len(dev)} to score (held out: 0.3 of the context"
+    assert said in capsys.readouterr().out
+    alone = family(tmp_path, data_dir="", train_file=str(tmp_path / "mine.csv"), held_out=1e-6)
+    with pytest.raises(UserError, match="leaves no questions to train on or none to score"):
+        alone.check(1)
 
 
-def test_the_baseline_of_version_2_answers_nothing_where_that_is_better(make):
-    scores = make().baseline("dev")
-    assert scores["exact_match"] == scores["f1"] == 50 and scores["NoAns_f1"] == 100
+@pytest.mark.parametrize("name", ["squad/v1.1", "squad/v2.0"])
+def test_tensorflow_datasets_are_trained_on_and_scored(tmp_path, name):
+    rows = [tfds_row(name, str(i), [BORN]) for i in range(3)]
+    rows += [tfds_row(name, "none", [])] if name == "squad/v2.0" else []
+    store_tfds(tmp_path / "sets", name, rows)
+    task = "squad_v2" if name == "squad/v2.0" else "squad_v1"
+    made = family(tmp_path, task, data_dir=f"tfds:{name}@{tmp_path / 'sets'}")
+    (path,) = made.files("dev")
+    assert path.startswith(str(tmp_path / "sets"))
+    evaluation = made.evaluation("dev", str(tmp_path))
+    assert {w.question_id for w in evaluation.windows} == {row["id"] for row in rows}
+    assert made.baseline("dev")["total"] == len(rows)
 
 
-def test_files_without_labels_are_answered_by_the_model_alone(make, tmp_path):
-    _write(tmp_path / "dev.json", CONTEXT, *[_question(str(i)) for i in range(30)])
-    evaluation = make().evaluation("dev", str(tmp_path / "records"))
-    evaluation.write(_outputs(len(evaluation.windows)), str(tmp_path / "out"))
-    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8"))
-    assert all(predictions.values())
+def test_the_switch_restores_the_originals_positions(tmp_path):
+    write(tmp_path / "train.json", "a-b,a-b", question("1", [("b", 6)]))
+    places = {}
+    for positions in ("answer_start", "original"):
+        made = family(tmp_path, answer_positions=positions)
+        (window,) = made._windows(made._examples("train", True), True)
+        places[positions] = window.start_position - window.context_position
+    assert places == {"answer_start": 6, "original": 2}
+    with pytest.raises(UserError, match="answer_positions"):
+        family(tmp_path, answer_positions="elsewhere")
 
 
-@pytest.mark.parametrize("setting", ["F1", "", "nan", "inf", "1e999", "-1,5"])
-def test_settings_that_are_no_threshold(make, setting):
-    with pytest.raises(UserError, match="null_threshold must be f1, exact, none or a number"):
-        make(null_threshold=setting)
+def test_independent_starts_and_ends_are_masked_as_the_originals(tmp_path, capsys):
+    theirs = QuestionAnswerer(ConvBertEncoder(tiny()), joint=False, mask_logits=False)
+    made = family(tmp_path, joint_prediction=False).make_model(theirs)
+    assert not made.joint and made.mask_logits and "its head is kept" in capsys.readouterr().out
+    assert not family(tmp_path).make_model(theirs).mask_logits  # the head that is there
+    assert family(tmp_path).make_model(theirs.encoder).joint

@@ -1,4 +1,4 @@
-"""SQuAD: reading, windows against the original's, records."""
+"""SQuAD: windows against the original's, records."""
 
 import dataclasses
 import itertools
@@ -13,6 +13,7 @@ from convbert_tf.data import records
 from convbert_tf.tasks import squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from tests import goldens
+from tests.tasks.squad_data_test import CONTEXT
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS += [f"##{char}" for char in "abcdefghijklmnopqrstuvwxyz0123456789"] + list("()-.,?")
@@ -24,132 +25,6 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(WORDS) + "\n")
     return WordPieceTokenizer(str(path))
-
-
-def _question(question_id, answers=(), is_impossible=None, question="Where was he born?"):
-    qa = {"id": question_id, "question": question}
-    qa["answers"] = [{"text": text, "answer_start": start} for text, start in answers]
-    return qa if is_impossible is None else qa | {"is_impossible": is_impossible}
-
-
-def _write(path, context, *questions):
-    data = [{"title": "x", "paragraphs": [{"context": context, "qas": list(questions)}]}]
-    path.write_text(json.dumps({"version": "x", "data": data}), encoding="utf-8")
-    return path
-
-
-CONTEXT = "He was born in Krak\u00f3w (1895-1943).\u202fThe  painter"
-
-
-# Reading
-
-
-def test_read_examples(tmp_path):
-    path = _write(
-        tmp_path / "a.json",
-        CONTEXT,
-        _question("1", [("Krak\u00f3w", 15)]),
-        _question("2", [], True),
-    )
-    examples = squad.read_examples(path, training=True)
-    assert examples[0] == squad.SquadExample(
-        "1", "Where was he born?", CONTEXT, (("Krak\u00f3w", 15),), False
-    )
-    assert examples[1].is_impossible and not examples[1].answers
-    with pytest.raises(UserError, match="question 2 has no answer: SQuAD 2.0 wants"):
-        squad.read_examples(path, training=True, version2=False)
-    assert not squad.read_examples(path, training=False, version2=False)[1].is_impossible
-
-
-def test_answers_that_are_not_in_the_text_are_dropped_and_counted(tmp_path, capsys):
-    path = _write(
-        tmp_path / "a.json",
-        CONTEXT,
-        _question("found but for case and spacing", [("THE painter", 35)]),
-        _question("part of a word", [("1895", 23)]),
-        _question("elsewhere", [("Krak\u00f3w", 3)]),
-        _question("beyond the end", [("painter in Krak\u00f3w", 40)]),
-        _question("empty", [(" ", 2)]),
-    )
-    kept = squad.read_examples(path, training=True)
-    assert [e.question_id for e in kept] == ["found but for case and spacing", "part of a word"]
-    assert "3 of 5 questions dropped" in capsys.readouterr().out
-    assert len(squad.read_examples(path, training=False)) == 5
-    assert not capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("{", "a.json is not JSON"),
-        ("[]", "a.json: 'data' is missing"),
-        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "'context' is missing, or not a JSON string"),
-        ('{"data": []}', "holds no questions"),
-        (_question("7", [("He", 99)]), "a.json, question 7: answer_start 99 is outside"),
-        (_question("7", [("He", -1)]), "question 7: answer_start -1 is outside"),
-        (
-            _question("7", [("He", True)]),
-            "question 7: 'answer_start' is missing, or not a JSON int",
-        ),
-        (_question("7", [("He", 0)], "false"), "question 7: 'is_impossible' is missing, or not a "),
-        (_question("7", [("He", 0)], 0), "'is_impossible' is missing, or not a JSON boolean"),
-        (_question("7", [("He", "0")]), "question 7: 'answer_start' is missing, or not a JSON int"),
-        (_question("7", [(None, 0)]), "question 7: 'text' is missing"),
-        (_question(7, [("He", 0)]), "a.json: 'id' is missing"),
-        ({"id": "7", "question": "Who?"}, "question 7: 'answers' is missing"),
-        ({"id": "7", "answers": [{"text": "He", "answer_start": 0}]}, "question 7: 'question' is"),
-        (_question("7", [("He", 0)], question="\ud800"), "half a surrogate pair"),
-    ],
-)
-def test_broken_json_is_refused_by_name(tmp_path, content, message):
-    path = tmp_path / "a.json"
-    if isinstance(content, str):
-        path.write_text(content)
-    else:
-        _write(path, CONTEXT, content)
-    with pytest.raises(UserError, match=message):
-        squad.read_examples(path, training=True)
-
-
-def test_missing_file_and_questions_twice(tmp_path):
-    with pytest.raises(UserError, match="is not there"):
-        squad.read_examples(tmp_path / "no.json", training=False)
-    path = _write(tmp_path / "a.json", CONTEXT, _question("1"), _question("1"))
-    with pytest.raises(UserError, match="question 1 stands there twice"):
-        squad.read_examples(path, training=False)
-
-
-def test_read_tfds(tmp_path):
-    pytest.importorskip("importlib_resources")  # TFDS needs it without saying so
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder("squad/v2.0", data_dir=tmp_path)
-    rows = [
-        {
-            "id": "1",
-            "question": "Where?",
-            "answers": {"text": ["Krak\u00f3w"], "answer_start": [15]},
-        },
-        {"id": "2", "question": "Why?", "answers": {"text": [], "answer_start": []}},
-    ]
-    for row in rows:
-        row |= {"title": "x", "context": CONTEXT, "is_impossible": row["id"] == "2"}
-        row["plausible_answers"] = {"text": [], "answer_start": []}
-    tfds.dataset_builders.store_as_tfds_dataset(
-        "squad",
-        builder.version,
-        builder.info.features,
-        {"validation": [(row["id"], row) for row in rows]},
-        config=tfds.core.BuilderConfig(name="v2.0", version=builder.version),
-        data_dir=tmp_path,
-    )
-    examples = squad.read_tfds("squad/v2.0", "dev", training=True, data_dir=tmp_path)
-    assert sorted(examples, key=lambda example: example.question_id) == [
-        squad.SquadExample("1", "Where?", CONTEXT, (("Krak\u00f3w", 15),), False),
-        squad.SquadExample("2", "Why?", CONTEXT, (), True),
-    ]
-    with pytest.raises(UserError, match="cannot give squad/v2.0, split 'train'"):
-        squad.read_tfds("squad/v2.0", "train", training=True, data_dir=tmp_path)
 
 
 # Windows
@@ -269,23 +144,69 @@ def test_offsets_point_into_the_context(tokenizer):
     assert window.max_context.all() and (window.start_position, window.end_position) == (0, 0)
 
 
+def _labelled(tokenizer, example, original=False):
+    """The text of the labelled tokens, and where it starts in characters."""
+    (window,) = squad.make_windows([example], tokenizer, 64, 128, 8, True, original)
+    positions = window.start_position, window.end_position
+    start, end = (position - window.context_position for position in positions)
+    raw = example.context.encode()
+    text = raw[window.starts[start] : window.ends[end]].decode()
+    return text, len(raw[: window.starts[start]].decode())
+
+
+@pytest.mark.parametrize("original", [False, True])
 @pytest.mark.parametrize(
     "answer, expected",
     [
         (("1895", 23), "1895"),  # not the whole of the word (1895-1943).
         (("Krak\u00f3w (1895-1943).", 15), "Krak\u00f3w (1895-1943)."),
         (("pain", 40), "painter"),  # inside a piece
+        (("943", 29), "(1895-1943)."),  # the pieces are not those of an answer
         (("The painter", 35), "The  painter"),
         (("born ", 7), "born"),
     ],
 )
-def test_answer_positions(tokenizer, answer, expected):
-    (window,) = squad.make_windows([_example(answer)], tokenizer, 64, 128, 8, training=True)
-    start, end = (
-        position - window.context_position
-        for position in (window.start_position, window.end_position)
-    )
-    assert CONTEXT.encode()[window.starts[start] : window.ends[end]].decode() == expected
+def test_answer_positions(tokenizer, answer, expected, original):
+    assert _labelled(tokenizer, _example(answer), original)[0] == expected
+
+
+LONG = ("ab" * 10, "ef" * 10)
+
+
+@pytest.mark.parametrize(
+    "context, answer, expected, of_original",
+    [
+        ("in 20-20 he", ("20", 6), ("20", 6), ("20", 3)),
+        ("\u6771cat\u4eac,cat\u6771he", ("cat", 6), ("cat", 6), ("cat", 1)),
+        ("\u6771abcd\u4eac", ("bc", 2), ("abcd", 1), ("\u6771abcd\u4eac", 0)),
+        ("\u6771\u4eac1895\u4eac", ("1895", 2), ("1895", 2), ("1895", 2)),
+        ("cd".join(LONG), ("cd", 20), ("cd", 20), ("cd".join(LONG), 0)),
+    ],
+)
+def test_an_answer_is_labelled_at_its_place(tokenizer, context, answer, expected, of_original):
+    """The original takes the first place where the tokens are, or the whole run of characters."""
+    example = _example(answer, context)
+    assert context.startswith(*answer)
+    assert _labelled(tokenizer, example) == expected
+    assert _labelled(tokenizer, example, original=True) == of_original
+
+
+@goldens.needs_shared
+def test_a_second_place_in_chinese():
+    tokenizer = WordPieceTokenizer(str(goldens.SHARED / "data" / "vocab.txt"))
+    path = goldens.SHARED / "faults" / "squad_zh_second.json"
+    for example in squad.read_examples(path, training=True):
+        assert _labelled(tokenizer, example) == example.answers[0]
+
+
+def test_answers_without_tokens_are_dropped_and_cut_ones_are_told(tokenizer, capsys):
+    examples = [_example(("\u00ad", 2), "a \u00ad b"), _example(("a b c d e", 0), "a b c d e")]
+    windows = squad.make_windows(examples, tokenizer, 12, 2, 8, training=True)
+    assert {window.context for window in windows} == {"a b c d e"}
+    assert not any(window.end_position for window in windows)
+    out = capsys.readouterr().out
+    assert "1 of 2 questions dropped: the answer has no token (1)" in out
+    assert "no window holds whole, trained as if there were none: 1" in out
 
 
 def test_long_questions_are_cut_and_options_checked(tokenizer):

@@ -1,6 +1,7 @@
 """Tagging: schemes and scores, windows without a word lost, files in and predictions out."""
 
 import json
+import pathlib
 import random
 
 import numpy as np
@@ -251,6 +252,31 @@ def test_predictions_are_written_word_for_word_in_the_form_of_the_input(family, 
     assert "1 of 1 sentences are read in windows" in said
 
 
+def test_reports_count_words_and_ensembles_average_probabilities(family, tmp_path):
+    made = family({"train.txt": TRAIN, "dev.txt": f"ada N\nab X\n\n{NOTHING} V\nsees V\n"})
+    evaluation = made.evaluation("dev", str(tmp_path))
+    found = evaluation.report(logits_of(evaluation.windows, 2))  # V; the word without a piece: N
+    assert evaluation.num_examples == 2
+    assert found["confusion"] == {
+        "labels": [".", "N", "V", "X"],
+        "matrix": [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]],
+    }
+    worst = [(each["word"], each["label"], each["prediction"]) for each in found["mistakes"]]
+    assert worst == [("ada", "N", "V"), ("ab", "X", "V"), (NOTHING, "V", "N")]
+    one, two = np.array([[[0.0, 0.0]]]), np.array([[[0.0, np.log(3)]]])
+    mean = np.exp(evaluation.ensemble([{"logits": one}, {"logits": two}])["logits"])
+    np.testing.assert_allclose(mean, [[[3 / 8, 5 / 8]]])
+
+
+def test_a_head_of_other_tags_is_a_misfit(family):
+    made = family({"train.txt": TRAIN})
+    model = TokenClassifier(ConvBertEncoder(MODEL), 3, labels=[".", "N", "V"])
+    assert made.misfit(model) == "" and made.main_metric == "accuracy"
+    other = TokenClassifier(ConvBertEncoder(MODEL), 3, labels=["a", "b", "c"])
+    assert "labels" in made.misfit(other)
+    assert "ConvBertEncoder, not a TokenClassifier" in made.misfit(ConvBertEncoder(MODEL))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -325,40 +351,63 @@ def write_entities(path, count, rng):
     path.write_text("\n".join(lines))
 
 
+@pytest.fixture(scope="module")
+def start(vocab_file, tmp_path_factory):
+    """A folder with data/ and an encoder to start from."""
+    rng, folder = random.Random(0), tmp_path_factory.mktemp("start")
+    (folder / "data").mkdir()
+    write_entities(folder / "data" / "train.txt", 160, rng)
+    write_entities(folder / "data" / "dev.txt", 40, rng)
+    ConvBertEncoder(MODEL).save_to_preset(str(folder / "encoder"), vocab_file)
+    return folder
+
+
+def make_experiment(start, model_dir, dropout=0.1, **training):
+    start = pathlib.Path(start)
+    task = TaskConfig(
+        "tokens",
+        str(start / "data"),
+        str(start / "encoder"),
+        max_seq_length=12,  # shorter than many of the sentences
+        doc_stride=5,
+        num_train_epochs=10.0,
+        classifier_dropout=dropout,
+    )
+    options = {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10, "steps_per_loop": 20}
+    return FinetuningExperiment(task, TrainingConfig(str(model_dir), **options | training))
+
+
 @pytest.mark.slow
-def test_a_tagger_learns_and_is_left_as_a_preset(vocab_file, tmp_path):
-    rng, data = random.Random(0), tmp_path / "data"
-    data.mkdir()
-    write_entities(data / "train.txt", 160, rng)
-    write_entities(data / "dev.txt", 40, rng)
-    ConvBertEncoder(MODEL).save_to_preset(str(tmp_path / "encoder"), vocab_file)
-    experiment = FinetuningExperiment(
-        TaskConfig(
-            "tokens",
-            str(data),
-            str(tmp_path / "encoder"),
-            max_seq_length=12,  # shorter than many of the sentences
-            doc_stride=5,
-            num_train_epochs=10.0,
-        ),
-        TrainingConfig(
-            str(tmp_path / "run"), batch_size=16, learning_rate=3e-3, warmup_steps=10,
-            steps_per_loop=20, best_metric="f1",
-        ),
-    )  # fmt: skip
-    results = finetuning.run(experiment)
+def test_a_tagger_learns_and_is_left_as_a_preset(start, tmp_path):
+    results = finetuning.run(make_experiment(start, tmp_path, best_metric="f1"))
     assert results["f1"] > 0.95 and results["accuracy"] > 0.95
-    report = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    report = json.loads((tmp_path / "eval_results.json").read_text())
     # Names are persons of one word or inside of one: that needs the words around them.
     assert report["metrics"] == pytest.approx(results) and report["baseline"]["f1"] < 0.7
     gold, predicted = (
         word_files.read(str(folder / "dev.txt")).column(1)
-        for folder in (data, tmp_path / "run" / "predictions")
+        for folder in (start / "data", tmp_path / "predictions")
     )
     assert tokens.metrics(gold, predicted, True) == pytest.approx(results)
-    model = presets.load(str(tmp_path / "run" / "preset"))
+    model = presets.load(str(tmp_path / "preset"))
     assert isinstance(model, TokenClassifier) and model.labels == ["B-PER", "I-PER", "O"]
-    assert presets.serving(str(tmp_path / "run" / "preset")) == {
-        "max_seq_length": 12,
-        "doc_stride": 5,
-    }
+    assert presets.serving(str(tmp_path / "preset")) == {"max_seq_length": 12, "doc_stride": 5}
+
+
+def tag_for_four_steps(start, model_dir, strategy="mirrored"):
+    if strategy == "mirrored":
+        runs.logical_cpus(2)
+    finetuning.run(make_experiment(start, model_dir, 0.0, num_train_steps=4, strategy=strategy))
+
+
+@pytest.mark.slow
+def test_two_replicas_tag_and_learn_as_one(start, tmp_path):
+    runs.in_process("tasks.tokens_test", tag_for_four_steps, start, tmp_path / "two")
+    tag_for_four_steps(start, tmp_path / "one", "one_device")
+    one, two = (
+        {w.path.partition("/")[2]: w.numpy() for w in presets.load(str(path / "preset")).weights}
+        for path in (tmp_path / "one", tmp_path / "two")
+    )
+    runs.assert_close(one, two, 2e-3)
+    one, two = ((tmp_path / n / "predictions" / "dev.txt").read_text() for n in ("one", "two"))
+    assert one == two and len({line[-5:] for line in one.splitlines()}) > 1

@@ -157,6 +157,7 @@ def test_the_best_of_a_start_that_left_no_checkpoint_is_dropped(tmp_path, state)
 def test_a_best_checkpoint_counts_with_its_step_where_its_account_was_not_written(tmp_path, state):
     first = checkpoints.Best(state[0], state[2], str(tmp_path), "f1")
     first.update({"f1": 0.5}, 4)
+    state[2].assign(8)
     first.manager.save(checkpoint_number=8, check_interval=False)  # and killed
     again = checkpoints.Best(state[0], state[2], str(tmp_path), "f1")
     assert (again.value, again.step) == (0.5, 8)

@@ -100,3 +100,10 @@ def test_a_run_without_results_is_told(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         scores.summary(str(tmp_path))
+
+
+def test_an_error_is_better_where_it_is_lower():
+    name = "mean_squared_error"
+    assert scores.remark({name: 1.0}, {name: 2.0}) == ""
+    assert "no better than the baseline" in scores.remark({name: 2.0}, {name: 1.0})
+    assert scores.higher_is_better("accuracy") and not scores.higher_is_better("loss")

@@ -42,7 +42,7 @@ HEADS = {
     ),
     "question_answering": (
         "ConvBertForQuestionAnswering",
-        lambda encoder: QuestionAnswerer(encoder, joint=False),
+        lambda encoder: QuestionAnswerer(encoder, joint=False, mask_logits=False),
     ),
     "masked_lm": (
         "ConvBertForMaskedLM",
@@ -155,6 +155,19 @@ def test_there_and_back_keeps_every_bit(head, tmp_path, capsys):
         assert loaded._options() | {"name": ""} == model._options() | {"name": ""}
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["architectures"] == [HEADS[head][0]] and values["pad_token_id"] == 3
+
+
+def test_a_masked_question_answerer_is_one_again(tmp_path):
+    """Its weights give bare logits in transformers; here they are masked as before."""
+    model = randomize(QuestionAnswerer(ConvBertEncoder(tiny(head_ratio=2)), joint=False))
+    huggingface.save(model, tmp_path / "ours")
+    assert huggingface.load(tmp_path / "ours").mask_logits
+    values = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert values.pop("mask_logits") is True
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(values))
+    theirs = huggingface.load(tmp_path / "ours")
+    assert not theirs.joint and not theirs.mask_logits
+    same(theirs, model)
 
 
 @pytest.mark.peers

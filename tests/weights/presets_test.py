@@ -39,6 +39,7 @@ MODELS = {
     "tagger": lambda: TokenClassifier(ConvBertEncoder(tiny()), 3, labels=["O", "B", "I"]),
     "answerer": lambda: QuestionAnswerer(ConvBertEncoder(tiny()), True, 4),
     "independent": lambda: QuestionAnswerer(ConvBertEncoder(tiny()), joint=False),
+    "bare": lambda: QuestionAnswerer(ConvBertEncoder(tiny()), joint=False, mask_logits=False),
 }
 VOCABULARY = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n"
 

@@ -152,6 +152,33 @@ def test_several_labels_and_answers_as_tables_hold_them(tmp_path):
     assert out.read_text() == "labels,answer,start\nq,c,0\n"
 
 
+def test_a_tagger_s_words_and_entities(tmp_path):
+    def call(text):
+        return {
+            "num_words": tf.constant([2]),
+            "word": tf.constant([["Ada", "sat", ""]]),
+            "word_start": tf.constant([[0, 4, 0]]),
+            "word_end": tf.constant([[3, 7, 0]]),
+            "tag": tf.constant([["B-NAME", "O", ""]]),
+            "tag_score": tf.constant([[0.5, 0.25, 0.0]]),
+            "num_entities": tf.constant([0]),
+            "entity": tf.constant([[""]]),
+        }
+
+    served, out = Served(["text"], ["B-NAME", "O"], call, None), tmp_path / "out.jsonl"
+    (tmp_path / "a.txt").write_text("Ada sat\n")
+    prediction.label_table(served, (str(tmp_path / "a.txt"), "text"), (str(out), "jsonl"))
+    first, second = json.loads(out.read_text())["words"]
+    assert first == {
+        "word": "Ada",
+        "word_start": 0,
+        "word_end": 3,
+        "tag": "B-NAME",
+        "tag_score": 0.5,
+    }
+    assert second["word"] == "sat" and json.loads(out.read_text())["entities"] == []
+
+
 # --- splits ---
 
 
@@ -218,8 +245,8 @@ def test_splits_are_scored_or_only_predicted(cola, tmp_path):
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(cola, tmp_path, task, split, message):
-    for name in ("dev.tsv", "dev.json"):
-        (tmp_path / name).write_text("x")
+    kind = "json" if task.get("name") == "squad_v1" else "tsv"
+    (tmp_path / f"dev.{kind}").write_text("x")
     data_dir = {} if task.get("name") in (None, "cola") else {"data_dir": str(tmp_path)}
     with pytest.raises(UserError, match=message):
         prediction.evaluate(experiment(cola, **data_dir | task), [split], str(tmp_path / "out"))
