@@ -9,7 +9,10 @@ import pytest
 from convbert_tf.console import UserError
 from convbert_tf.tasks import squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
-from tests.tasks.squad_test import CONTEXT, WORDS, _example, _outputs, _question, _write
+from tests.tasks.squad_data_test import CONTEXT
+from tests.tasks.squad_data_test import question as _question
+from tests.tasks.squad_data_test import write as _write
+from tests.tasks.squad_test import WORDS, _example, _outputs
 
 
 @pytest.fixture(scope="module")
