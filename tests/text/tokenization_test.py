@@ -170,6 +170,18 @@ def test_words_around_200_characters(every_character):
     assert [len(ids) for ids in found[-4:]] == [200, 1, 200, 1]
 
 
+def test_a_long_text_of_long_words_takes_memory_for_its_words(every_character):
+    """A copy of the text for each of its words would be 2 TB."""
+    word = "\u0e01" * 100  # of 300 bytes
+    text = f"{word} \u00fc, " * 8000
+    ids, starts, ends = every_character.tokenize_with_offsets([text, "a"])
+    (once,) = every_character.tokenize([f"{word} \u00fc, "]).to_list()
+    np.testing.assert_array_equal(ids[0], once * 8000)
+    assert ids[1].shape == (1,) and len(once) > 100
+    raw, first, last = text.encode(), starts[0].numpy(), ends[0].numpy()
+    assert (first[1:] >= last[:-1]).all() and raw[first[-2] : last[-2]].decode() == "\u00fc"
+
+
 def test_bytes_that_are_not_utf8_are_ignored(every_character):
     rng = random.Random(4)
     parts = [bytes([code]) for code in range(256)] + ["é Σ😀中한".encode()] * 99
