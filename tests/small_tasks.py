@@ -3,6 +3,8 @@
 import json
 import random
 
+import keras
+
 from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, finetuning_defaults
 from convbert_tf.modeling.encoder import ConvBertEncoder
 
@@ -43,7 +45,8 @@ MODEL = ModelConfig(
 
 
 def make_preset(folder):
-    """An encoder with random weights; returns its directory."""
+    """An encoder with random weights, the same each time; returns its directory."""
+    keras.utils.set_random_seed(0)
     (folder / "pieces.txt").write_text("\n".join(VOCAB) + "\n")
     encoder = ConvBertEncoder(MODEL)
     encoder.save_to_preset(str(folder / "encoder"), str(folder / "pieces.txt"))

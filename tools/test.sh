@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Sets everything up and runs all tests, the slow ones too; further arguments go to pytest:
+# Sets everything up and runs the tests; further arguments go to pytest:
 #
-#     bash tools/test.sh -m 'not slow' tests/tasks/squad_test.py
+#     bash tools/test.sh tests/tasks/squad_test.py
+#     bash tools/test.sh --all
 #     bash tools/test.sh --peers
 #
-# --peers, the first argument, installs PyTorch and transformers and runs the tests that compare with
-# them; without it those are left out.
+# --all, the first argument, runs the slow tests too, as CI does. --peers, the first argument,
+# installs PyTorch and transformers and runs the tests that compare with them alone.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,11 +15,11 @@ fail() {
   exit 1
 }
 
-packages=dev marker="not peers"
-if [[ ${1:-} == --peers ]]; then
-  packages=peers marker=peers
-  shift
-fi
+packages=dev marker="not slow and not peers"
+case ${1:-} in
+  --all) marker="not peers" && shift ;;
+  --peers) packages=peers marker=peers && shift ;;
+esac
 bash tools/setup.sh "$packages"
 
 .venv/bin/ruff check --quiet . || fail "\`.venv/bin/ruff check .\` finds the faults above."

@@ -222,7 +222,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_starts_anew(project):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all processes in front
-    out, error = process.communicate(timeout=5)
+    out, error = process.communicate(timeout=20)  # before what pip pretends to need
     assert (process.returncode, error) == (130, "")
     assert running(process.pid) == []
     assert setup(project)[1][0].startswith("setup: .venv is incomplete")

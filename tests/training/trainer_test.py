@@ -249,7 +249,7 @@ def test_the_whole_step_compiles_as_a_tpu_needs_it(data_dir, model):
     options = make_options(gradient_accumulation_steps=2)
     strategy = strategies.set_up(options)
     task = make_task(data_dir, strategy, model)
-    trainer = make_trainer(task, options, strategy)
+    trainer = make_trainer(task, dataclasses.replace(options, strategy="tpu"), strategy)
     batch = next(iter(task.train_dataset(0, tf.distribute.InputContext())))
     assert all(tensor.shape.is_fully_defined() for tensor in batch.values())
     step = tf.constant(0, tf.int64)

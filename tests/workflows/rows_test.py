@@ -14,12 +14,12 @@ from tests.small_tasks import WORDS
 def test_several_labels_of_rows_in_memory(preset, tmp_path):
     """From a list to a preset that answers in its labels."""
     rng, rows = random.Random(0), []
-    for _ in range(160):
+    for _ in range(400):
         words, labels = rng.choices(WORDS, k=4), [w for w in ("good", "bad") if rng.random() < 0.5]
         words += labels
         rng.shuffle(words)
         rows.append((" ".join(words), labels))
-    settings = {"kind": "labels", "max_seq_length": 32, "num_train_epochs": 40, "batch_size": 16}
+    settings = {"kind": "labels", "max_seq_length": 32, "num_train_epochs": 30, "batch_size": 16}
     settings |= {"learning_rate": 3e-3, "layerwise_lr_decay": 0.9, "held_out": 0.2}
     results = finetune(rows, preset, str(tmp_path / "run"), **settings)
     assert results["micro_f1"] > 0.9 and results["subset_accuracy"] > 0.8
