@@ -119,3 +119,8 @@ def _join(key, name):
     name = name if len(name) <= 60 else f"{name[:60]}..."
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return f"{key}.{name}" if key else name
+
+
+def shortened(text):
+    """A name that stands in a foreign file, as a message can hold it: on one line, not too long."""
+    return " ".join(str(text).split())[:60]

@@ -100,7 +100,8 @@ def read(directory):
     config_file = os.path.join(directory, "config.json")
     values = read_json(config_file, "a Hugging Face config", _Config)
     if values["model_type"] != "convbert":
-        raise UserError(f"{directory} holds a {values['model_type']}, not a convbert.")
+        kind = schema.shortened(values["model_type"])
+        raise UserError(f"{directory} holds a {kind}, not a convbert.")
     path, tensors = read_weights(directory)
     stored = _describe(values, tensors, directory)
     stored.check_config(config_file)

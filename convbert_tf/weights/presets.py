@@ -180,9 +180,8 @@ def read(directory):
     """
     description = describe(directory)
     if description["class"] not in KINDS:
-        raise UserError(
-            f"{directory} holds a {description['class']}, which this version does not know."
-        )
+        kind = schema.shortened(description["class"])
+        raise UserError(f"{directory} holds a {kind}, which this version does not know.")
     vocab_file = os.path.join(directory, VOCAB_FILE)
     stored = Stored(
         description["class"],

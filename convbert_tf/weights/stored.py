@@ -208,10 +208,10 @@ def _check_serving(serving, config, model_config):
     for name in ("doc_stride", "max_query_length", "max_answer_length"):
         if serving.get(name, 1) < 1:
             raise UserError(f"{name} must be at least 1, got {serving[name]}.")
-    if length < serving.get("max_query_length", 0) + 4:
+    query = serving.get("max_query_length", 0)
+    if query and length < query + 4:
         raise UserError(
-            f"max_seq_length {length} must exceed max_query_length {serving['max_query_length']} "
-            "by at least 4."
+            f"max_seq_length {length} must exceed max_query_length {query} by at least 4."
         )
     if serving.get("null_threshold") is not None and not config.get("answerable"):
         raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
