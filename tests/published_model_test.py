@@ -1,7 +1,6 @@
 """The whole way of a published model: hub, fine-tuning, scoring, export, an answer."""
 
 import json
-import random
 
 import h5py
 import pytest
@@ -14,6 +13,7 @@ from convbert_tf.text.vocabulary import ids_of, read_pieces
 from convbert_tf.weights import huggingface, names
 from convbert_tf.workflows import finetuning
 from tests import goldens
+from tests.small_tasks import make_cola
 from tests.weights.huggingface_files_test import hub  # noqa: F401  a fixture
 from tests.weights.presets_test import randomize, same
 
@@ -88,21 +88,6 @@ def publish(folder, encoder, vocab, weights_file):
         torch.save(state, folder / weights_file)
 
 
-def write_task(folder):
-    """Sentences in CoLA's form that are acceptable if the word "good" is in them."""
-    folder.mkdir()
-    rng = random.Random(0)
-    for name, count in (("train", 128), ("dev", 40)):
-        rows = []
-        for _ in range(count):
-            label = int(rng.random() < 0.4)
-            words = rng.choices(WORDS, k=5)
-            words.insert(rng.randrange(6), "good" if label else "bad")
-            rows.append(f"me\t{label}\t\t{' '.join(words)}\n")
-        (folder / f"{name}.tsv").write_text("".join(rows))
-    return str(folder)
-
-
 def fine_tune(address, data_dir, model_dir):
     task = TaskConfig(
         name="cola", data_dir=data_dir, init_from=address, max_seq_length=32, num_train_epochs=8.0
@@ -145,7 +130,9 @@ def test_the_way_of_a_published_model(hub, tmp_path, capsys, vocabulary):  # noq
     if vocabulary == "constructed":
         assert inputs["input_ids"][0, :5].numpy().tolist() == [2, GOOD, 1, BAD, 1]
 
-    results = fine_tune("hf://me/convbert", write_task(tmp_path / "task"), tmp_path / "run")
+    (tmp_path / "task").mkdir()
+    task = make_cola(tmp_path / "task", WORDS)
+    results = fine_tune("hf://me/convbert", task, tmp_path / "run")
     assert results["accuracy"] > 0.9 and results["mcc"] > 0.8
     assert capsys.readouterr().out.count("repeated, the last line of each has the id") == 1
 

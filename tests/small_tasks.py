@@ -53,16 +53,19 @@ def make_preset(folder):
     return str(folder / "encoder")
 
 
-def make_cola(folder):
-    """Sentences that are acceptable if the word "good" is in them; returns their directory."""
+def make_cola(folder, words=WORDS):
+    """Sentences that are acceptable if the word "good" is in them; returns their directory.
+
+    The others are drawn from `words`.
+    """
     rng = random.Random(0)
     for name, count in (("train", 128), ("dev", 40)):
         rows = []
         for _ in range(count):
             label = int(rng.random() < 0.4)
-            words = rng.choices(WORDS, k=5)
-            words.insert(rng.randrange(6), "good" if label else "bad")
-            rows.append(f"me\t{label}\t\t{' '.join(words)}\n")
+            drawn = rng.choices(words, k=5)
+            drawn.insert(rng.randrange(6), "good" if label else "bad")
+            rows.append(f"me\t{label}\t\t{' '.join(drawn)}\n")
         (folder / f"{name}.tsv").write_text("".join(rows))
     return str(folder)
 

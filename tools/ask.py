@@ -14,6 +14,7 @@ import os
 from absl import flags
 
 from convbert_tf import console
+from convbert_tf.tasks import answers
 
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
 TEXT = flags.DEFINE_multi_string("text", None, "Text to classify or to tag; repeat for more.")
@@ -21,9 +22,6 @@ TEXT_A = flags.DEFINE_multi_string("text_a", None, "First text of a pair.")
 TEXT_B = flags.DEFINE_multi_string("text_b", None, "Second text of a pair.")
 QUESTION = flags.DEFINE_multi_string("question", None, "Question.")
 CONTEXT = flags.DEFINE_multi_string("context", None, "Text that answers the question.")
-
-
-_FIRST = ("label", "labels", "answer", "start", "end", "start_char", "end_char", "score")
 
 
 def main(_):
@@ -51,31 +49,22 @@ def main(_):
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
     outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
-    outputs = {name: outputs[name] for name in sorted(outputs, key=_place)}
+    outputs = {name: outputs[name] for name in sorted(outputs, key=answers.place)}
     columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
-    answers = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
+    found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
     if "num_words" in outputs:
-        for answer in answers:
+        for answer in found:
             _say_tags(answer)
         return
-    said = answers if len(answers) > 1 else answers[0]
+    said = found if len(found) > 1 else found[0]
     console.say(json.dumps(said, ensure_ascii=False, indent=1))
-
-
-def _place(name):
-    """Where an output stands: the answer first, what is not named in _FIRST last."""
-    return _FIRST.index(name) if name in _FIRST else len(_FIRST), name
 
 
 def _say_tags(answer):
     """The words of a tagged text, and the entities where there are any, a line each."""
-    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
-        if name in answer:
-            score = f"{label.removesuffix('_label')}_score"
-            keys = (name, f"{name}_start", f"{name}_end", label, score)
-            rows = [{key: answer[key][i] for key in keys} for i in range(answer[f"num_{plural}"])]
-            lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
-            console.say("\n".join([f"{plural}:", *lines]))
+    for plural, rows in answers.tagged(answer).items():
+        lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
+        console.say("\n".join([f"{plural}:", *lines]))
 
 
 def _check(given):

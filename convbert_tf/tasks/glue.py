@@ -3,12 +3,12 @@
 What is made of the examples stands in sentences.py, whose names are here too.
 """
 
-import functools
 import os
 import re
 
 from convbert_tf.config import task_name
-from convbert_tf.console import Progress, UserError, reason, say
+from convbert_tf.console import Progress, UserError, say
+from convbert_tf.data import tfds_sets
 from convbert_tf.data.tables import held_out
 from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
@@ -320,30 +320,8 @@ def _prepared(task, split, data_dir):
     """TFDS's builder of the set that holds `split`, and the split's name there."""
     name, _, tfds_split = _split_names(task, split)[1].rpartition(":")
     name = f"glue/{name or task.name}"
-    builder = _builder(name, data_dir)
-    if tfds_split not in builder.info.splits:
-        raise UserError(
-            f"TensorFlow Datasets cannot give {name}, split {tfds_split!r}: there are "
-            f"{', '.join(builder.info.splits)} in {builder.data_path}."
-        )
-    return builder, tfds_split
-
-
-@functools.cache
-def _builder(name, data_dir):
-    # Here, since importing it takes seconds that users of TSV files need not wait.
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare()
-    except Exception as error:  # of the network, of the set's own code, of TFDS
-        raise UserError(
-            f"TensorFlow Datasets cannot give {name} ({reason(error)}): where there is no network, "
-            "give the folder of a prepared set, --config.task.data_dir=tfds:glue@FOLDER, or GLUE's "
-            "TSV files."
-        ) from error
-    return builder
+    instead = "glue@FOLDER, or GLUE's TSV files"
+    return tfds_sets.prepared(name, tfds_split, data_dir, instead), tfds_split
 
 
 def _from_tfds(task, row, names):
@@ -428,7 +406,7 @@ class TensorFlowDatasets:
     def files(self, split):
         """Paths of the files that hold `split`."""
         builder, tfds_split = _prepared(self.task, split, self.data_dir)
-        return [os.fspath(path) for path in builder.info.splits[tfds_split].filepaths]
+        return tfds_sets.files(builder, tfds_split)
 
     def examples(self, split):
         return read_tfds(self.task, split, self.data_dir)

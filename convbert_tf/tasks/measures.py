@@ -140,3 +140,15 @@ def class_weights(given, task, examples):
             f"{', '.join(labels)}, as {','.join(f'{label}:1' for label in labels)}; got {given!r}."
         )
     return [dict(zip(names, weights, strict=True))[label] for label in labels]
+
+
+def softmax(logits):
+    """Probabilities of logits [..., C], in double precision."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf), dtype=float)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def mean_of_classifiers(logits):
+    """Logits of the mean of several models' probabilities; `logits`: a list of arrays [..., C]."""
+    mean = np.mean([softmax(each) for each in logits], axis=0)
+    return np.log(np.maximum(mean, 1e-300))

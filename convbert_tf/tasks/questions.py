@@ -159,6 +159,7 @@ class QuestionsEvaluation:
     def __init__(self, config, version2, examples, windows, serialized):
         self.config, self.version2, self.examples = config, version2, examples
         self.windows, self.serialized = windows, serialized
+        self._decoded = None, None  # the last outputs, and what they were decoded to
         self.labelled = any(each.answers or each.is_impossible for each in examples)
 
     @property
@@ -167,9 +168,11 @@ class QuestionsEvaluation:
 
     def predictions(self, outputs):
         """`squad_decoding.decode` of the model's `outputs`: an answer to every question."""
-        config = self.config
-        sizes = (config.max_answer_length, config.n_best_size)
-        return squad_decoding.decode(self.windows, outputs, *sizes, self.version2)
+        if self._decoded[0] is not outputs:
+            sizes = (self.config.max_answer_length, self.config.n_best_size)
+            decoded = squad_decoding.decode(self.windows, outputs, *sizes, self.version2)
+            self._decoded = outputs, decoded
+        return self._decoded[1]
 
     def _null_threshold(self, predictions, null_odds):
         """What the setting `null_threshold` means for these; None for none."""

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.files import write_bytes, write_json
-from convbert_tf.training import plots
+from convbert_tf.training import plots, scores
 
 NUM_MISTAKES = 20  # in a report
 _LARGEST_TABLE = 12  # classes whose confusion matrix is shown as text
@@ -269,9 +269,4 @@ def _table(rows):
 
 def _columns(rows):
     """Dicts with the same keys as aligned lines, indented."""
-    cells = [list(map(str, rows[0])), *(list(map(str, row.values())) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  " + "  ".join(cell.rjust(n) for cell, n in zip(line, widths, strict=True))
-        for line in cells
-    ]
+    return [f"  {line}" for line in scores.table([rows[0], *(r.values() for r in rows)], ">")]

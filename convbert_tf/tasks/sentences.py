@@ -21,6 +21,7 @@ from convbert_tf.tasks.measures import (
     label_value,
     main_metric,
     majority_baseline,
+    mean_of_classifiers,
     metrics,
 )
 
@@ -329,9 +330,7 @@ class SentencesEvaluation:
         if self.task.multi_label:
             mean = (1 / (1 + np.exp(-logits))).mean(axis=0).clip(1e-12, 1 - 1e-12)
             return {"logits": np.log(mean / (1 - mean))}
-        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities /= probabilities.sum(axis=-1, keepdims=True)
-        return {"logits": np.log(np.maximum(probabilities.mean(axis=0), 1e-300))}
+        return {"logits": mean_of_classifiers(logits)}
 
     def write(self, outputs, directory):
         task, split = self.task, self.split

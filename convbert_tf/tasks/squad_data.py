@@ -21,7 +21,7 @@ import os
 import re
 
 from convbert_tf.console import Progress, UserError, reason, say
-from convbert_tf.data import tables, unpacking
+from convbert_tf.data import tables, tfds_sets, unpacking
 
 _COLUMNS = ("question", "context", "answer", "answer_start", "answers", "id", "is_impossible")
 _COLUMNS += ("header", "qas")  # MRQA's
@@ -115,8 +115,7 @@ def read_tfds(name, split, training, data_dir=None, version2=True, original_posi
 
 def tfds_files(name, split, data_dir=None):
     """Paths of TFDS's files of a split; see `read_tfds`."""
-    builder = _builder(name, split, data_dir)
-    return [os.fspath(path) for path in builder.info.splits[_tfds_split(split)].filepaths]
+    return tfds_sets.files(_builder(name, split, data_dir), _tfds_split(split))
 
 
 def parse_tfds(data_dir):
@@ -134,28 +133,9 @@ def _tfds_split(split):
     return {"dev": "validation"}.get(split, split)
 
 
-@functools.cache
 def _builder(name, split, data_dir):
-    # Here, since importing it takes seconds that users of files need not wait.
-    import tensorflow_datasets as tfds
-
-    if data_dir and not os.path.isdir(data_dir):
-        raise UserError(f"{data_dir} is not there: the folder of a prepared {name} is expected.")
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare()
-    except Exception as error:  # of the network, of the set's own code, of TFDS
-        raise UserError(
-            f"TensorFlow Datasets cannot give {name} ({reason(error)}): where there is no network, "
-            f"give the folder of a prepared set, --config.task.data_dir=tfds:{name}@FOLDER, or "
-            "SQuAD's JSON files."
-        ) from error
-    if _tfds_split(split) not in builder.info.splits:
-        raise UserError(
-            f"TensorFlow Datasets cannot give {name}, split {_tfds_split(split)!r}: there are "
-            f"{', '.join(builder.info.splits)} in {builder.data_path}."
-        )
-    return builder
+    instead = f"{name}@FOLDER, or SQuAD's JSON files"
+    return tfds_sets.prepared(name, _tfds_split(split), data_dir, instead)
 
 
 def _from_tfds(name, row):

@@ -18,6 +18,7 @@ from convbert_tf.data import input_pipeline, records, word_files
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TokenClassifier
 from convbert_tf.tasks import reports
+from convbert_tf.tasks.measures import mean_of_classifiers, softmax
 from convbert_tf.tasks.squad import window_spans
 
 TASKS = ("tokens",)
@@ -370,11 +371,6 @@ def _shortened(text):
     return text if len(text) <= 400 else f"{text[:400]}..."
 
 
-def _softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf), dtype=float)
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
 class TokensEvaluation:
     """A file to tag.
 
@@ -413,7 +409,7 @@ class TokensEvaluation:
         rows = [[unsure] * len(words) for words in self.split.words]
         more = ((0, 0), (0, len(numbers) - len(self.labels)))
         for window, logits in zip(self.windows, outputs["logits"], strict=True):
-            of_words = np.pad(_softmax(logits[window.positions]), more)
+            of_words = np.pad(softmax(logits[window.positions]), more)
             for word, probabilities in zip(window.words, of_words, strict=True):
                 rows[window.sentence][word] = probabilities
         texts = [
@@ -428,8 +424,7 @@ class TokensEvaluation:
 
     def ensemble(self, outputs):
         """The logarithm of the mean of the models' probabilities."""
-        mean = np.mean([_softmax(each["logits"]) for each in outputs], axis=0)
-        return {"logits": np.log(np.maximum(mean, 1e-300))}
+        return {"logits": mean_of_classifiers([each["logits"] for each in outputs])}
 
     def write(self, outputs, directory):
         """The file with the predicted tags in the place of its own, or behind the last column."""

@@ -141,12 +141,14 @@ def _cells(metrics, names, deviation=None):
     return [f"{metrics[name]:.4f}{more}" for name, more in zip(names, around, strict=True)]
 
 
-def table(rows):
-    """Lines of a table whose columns stand below each other."""
+def table(rows, align="<"):
+    """Lines of a table whose columns stand below each other, to the left (<) or the right (>)."""
     width = max(map(len, rows))
     rows = [[*map(str, row), *[""] * (width - len(row))] for row in rows]
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = ([f"{cell:{size}}" for cell, size in zip(row, sizes, strict=True)] for row in rows)
+    cells = (
+        [f"{cell:{align}{size}}" for cell, size in zip(row, sizes, strict=True)] for row in rows
+    )
     return ["  ".join(row).rstrip() for row in cells]
 
 

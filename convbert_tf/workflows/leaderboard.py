@@ -20,7 +20,7 @@ from convbert_tf import config, console, files
 from convbert_tf.console import UserError, say
 from convbert_tf.modeling import presets
 from convbert_tf.tasks import glue
-from convbert_tf.training import identity
+from convbert_tf.training import identity, scores
 from convbert_tf.weights import formats
 from convbert_tf.workflows import finetuning, prediction
 
@@ -137,7 +137,7 @@ def _one(experiment, source):
     else:
         began = time.monotonic()
         metrics = finetuning.run(experiment)
-        report = files.read_json(os.path.join(model_dir, "eval_results.json"), "its scores", dict)
+        report = files.read_json(os.path.join(model_dir, scores.RESULTS_FILE), "its scores", dict)
         keras.backend.clear_session()  # of the models of earlier tasks nothing is needed
         gc.collect()
         result = {
@@ -231,12 +231,7 @@ def _rows(results):
 def table(results):
     """Lines of a table of the tasks so far; dev scores in percent."""
     rows = list(_rows(results))
-    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
+    return scores.table([list(rows[0]), *(row.values() for row in rows)])
 
 
 def average_line(report):

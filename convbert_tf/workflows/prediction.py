@@ -17,7 +17,7 @@ from convbert_tf.config import OWN_TASK, check_length
 from convbert_tf.console import Progress, UserError
 from convbert_tf.files import atomic_path
 from convbert_tf.modeling import presets
-from convbert_tf.tasks import families, reports
+from convbert_tf.tasks import answers, families, reports
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import strategies
 from convbert_tf.weights import formats
@@ -25,8 +25,6 @@ from convbert_tf.workflows.outputs import Predictor
 
 FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
 _CHUNK = 4096  # rows that are sorted by length together
-# The order of a prediction's columns; what is not named here comes last.
-_COLUMNS = ("label", "labels", "answer", "start", "end", "start_char", "end_char", "score")
 
 
 # --- a split of a task ---
@@ -243,31 +241,17 @@ def label(served, table, batch_size=32, watch=None):
         texts = zip(*(texts for texts, _ in chunk), strict=True)
         inputs = dict(zip(served.inputs, texts, strict=True))
         outputs = in_batches(served, inputs, batch_size, watch)
-        names = sorted(outputs.keys() - {"logits"}, key=_place)
+        names = sorted(outputs.keys() - {"logits"}, key=answers.place)
         for i, (_, row) in enumerate(chunk):
             values = {name: outputs[name][i] for name in names}
             yield row, _prediction(values, served.labels)
 
 
-def _place(name):
-    return _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS), name
-
-
 def _prediction(values, labels):
     """The outputs for a text as JSON holds them."""
-    if "num_words" not in values:
-        return {name: _plain(value, labels) for name, value in values.items()}
-    # Of a tagger (serving.TaggerServer), a dict for each word and each entity.
-    found = {}
-    for name, label, plural in (("word", "tag", "words"), ("entity", "entity_label", "entities")):
-        if name in values:
-            score = f"{label.removesuffix('_label')}_score"
-            keys = (name, f"{name}_start", f"{name}_end", label, score)
-            found[plural] = [
-                {key: _plain(values[key][i], None) for key in keys}
-                for i in range(values[f"num_{plural}"])
-            ]
-    return found
+    if "num_words" in values:
+        return answers.tagged(values, lambda value: _plain(value, None))
+    return {name: _plain(value, labels) for name, value in values.items()}
 
 
 def _plain(value, labels):

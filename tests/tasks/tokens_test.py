@@ -1,5 +1,6 @@
 """Tagging: schemes and scores, windows without a word lost, files in and predictions out."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
+from convbert_tf.config import FinetuningExperiment, TaskConfig, TrainingConfig
 from convbert_tf.console import UserError
 from convbert_tf.data import input_pipeline, records, word_files
 from convbert_tf.modeling import presets
@@ -18,25 +19,12 @@ from convbert_tf.tasks import squad, tokens
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.workflows import finetuning
 from convbert_tf.workflows.outputs import Predictor
-from tests import runs
+from tests import runs, small_tasks
 
 NAMES = ["ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal"]
 VERBS = ["sees", "likes", "hears", "meets"]
 VOCAB = [*runs.VOCAB, *NAMES, *VERBS, "mr"]
-MODEL = ModelConfig(
-    vocab_size=len(VOCAB),
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=64,
-    embedding_size=32,
-    max_position_embeddings=32,
-    conv_kernel_size=3,
-    initializer_range=0.1,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    mask_convolution=True,
-)
+MODEL = dataclasses.replace(small_tasks.MODEL, vocab_size=len(VOCAB), mask_convolution=True)
 NOTHING = "\u200d"  # a word without a piece
 
 
