@@ -182,7 +182,7 @@ def summarize(trials, metric):
 
     Args:
         trials: dicts with name, metrics (dict) and baseline (dict).
-        metric: the name of the one by which the best is told.
+        metric: the name of the metric that decides which is best.
     """
     names = list(trials[0]["metrics"])
     columns = {name: [trial["metrics"][name] for trial in trials] for name in names}
