@@ -133,9 +133,7 @@ def test_finished_trials_are_kept_and_others_refused(data, encoder, tmp_path, ca
     (data / "RTE" / "train.tsv").write_text(RTE[0] + RTE[1] * 2)
     with pytest.raises(UserError, match=r"train\.tsv in .* has changed"):
         run()
-    TextClassifier.from_preset(encoder, num_classes=2).encoder.save_to_preset(
-        str(tmp_path / "other"), f"{encoder}/vocab.txt"
-    )
+    ConvBertEncoder(MODEL).save_to_preset(str(tmp_path / "other"), f"{encoder}/vocab.txt")
     with pytest.raises(UserError, match="runs/rte holds a run from another model"):
         leaderboard.run(
             str(tmp_path / "other"), str(data), str(tmp_path / "runs"), ["rte"], num_trials=2
