@@ -38,15 +38,30 @@ def atomic_path(path):
             os.remove(partial)
 
 
+_locked = set()  # folders that this process is the only one in
+
+
 @contextlib.contextmanager
 def only_one(folder):
     """Within it, no other process is: a second one is refused. Does nothing for no folder ("").
 
-    Nor is a second one noticed where the system or the file system has no such locks.
+    A process may enter the same folder again. A second process goes unnoticed where the system or
+    the file system has no such locks.
     """
-    if not folder:
+    place = os.path.realpath(folder) if folder else ""
+    if not folder or place in _locked:
         yield
         return
+    with _lock(folder):
+        _locked.add(place)
+        try:
+            yield
+        finally:
+            _locked.discard(place)
+
+
+@contextlib.contextmanager
+def _lock(folder):
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:

@@ -68,7 +68,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
         pass
     first.kill()
     first.communicate()
-    with only_one(tmp_path / "run"), only_one(""):
+    with only_one(tmp_path / "run"), only_one(""), only_one(tmp_path / "run"):
         pass
 
 

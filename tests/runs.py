@@ -1,5 +1,7 @@
 """Small pre-training runs for the tests: records, a model, tasks that can be broken at will."""
 
+import contextlib
+import fcntl
 import math
 import os
 import pathlib
@@ -182,3 +184,12 @@ def read_events(folder):
                 scalar = float(tf.make_ndarray(value.tensor))
                 scalars.setdefault(value.tag, []).append((event.step, scalar))
     return scalars, others
+
+
+@contextlib.contextmanager
+def another_process_in(folder):
+    """Within it, `folder` is locked as by another process."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -52,6 +52,7 @@ class Grid(TypedDict, total=False):
 
     metric: Required[str]
     runs: Required[list[GridRun]]
+    grid: dict[str, list]
 
 
 def summary(model_dir):

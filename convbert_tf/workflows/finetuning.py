@@ -21,7 +21,7 @@ from convbert_tf.config import (
 )
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline
-from convbert_tf.files import atomic_path, read_json, write_json
+from convbert_tf.files import atomic_path, only_one, read_json, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.tasks import families, reports
@@ -182,12 +182,20 @@ def run(experiment, allow_config_change=False, work_dir=None):
         say(f"{options.model_dir} is finished: its scores are those of step {report['step']:,}")
         return report["metrics"]
     check(experiment, start)
+    with only_one(options.model_dir if strategies.is_chief(start.strategy) else ""):
+        return _train(experiment, start, options.best_metric, allow_config_change, work_dir, began)
+
+
+def _train(experiment, start, best_metric, allow_config_change, work_dir, began):
+    """Trains, scores and saves; see `run`. `began` is the time at which it was called."""
+    family, options = start.family, experiment.training
+    options = dataclasses.replace(options, best_metric=best_metric)
     train_file, num_train_steps = _begin(experiment, start, allow_config_change, work_dir)
     model = _make_model(experiment, start)
     evaluator = _Evaluator(family, model, experiment, start.strategy, os.path.dirname(train_file))
-    if options.best_metric:
+    if best_metric:
         # Some of SQuAD 2.0's need questions of their kind.
-        checkpoints.check_metric(options.best_metric.removeprefix("best_"), evaluator.baseline)
+        checkpoints.check_metric(best_metric.removeprefix("best_"), evaluator.baseline)
     results = loop.fit(
         FinetuningTask(
             model, _training_data(experiment, family, train_file, model), **family.loss_options
@@ -199,7 +207,7 @@ def run(experiment, allow_config_change=False, work_dir=None):
         evaluator=evaluator,
         evaluation=_evaluation(experiment.task, start),
     )
-    results = _finish(experiment, options.best_metric, start, model, evaluator, results, began)
+    results = _finish(experiment, best_metric, start, model, evaluator, results, began)
     if remark := scores.remark(results, evaluator.baseline):
         say(remark)
     return results

@@ -8,7 +8,7 @@ import shutil
 from convbert_tf import config as configs
 from convbert_tf.console import UserError, say
 from convbert_tf.data import input_pipeline, shards
-from convbert_tf.files import atomic_path, read_json, write_json
+from convbert_tf.files import atomic_path, only_one, read_json, write_json
 from convbert_tf.modeling import masking
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
 from convbert_tf.text import stored_vocabulary
@@ -50,14 +50,28 @@ def run(experiment, allow_config_change=False):
     loop.check_best_metric(task, options)
     if options.init_from and not checkpoints.latest(options.model_dir):
         checkpoints.check_start(model, options.init_from, options.init_optimizer)
-    inputs = _inputs(experiment)
+    with only_one(options.model_dir if strategies.is_chief(strategy) else ""):
+        return _train(experiment, task, strategy, records, manifest, allow_config_change)
+
+
+def _train(experiment, task, strategy, records, manifest, allow_config_change):
+    """Trains and saves; see `run`.
+
+    Args:
+        task: PretrainingTask.
+        strategy: tf.distribute.Strategy.
+        records: folder -> identity of its records.
+        manifest: of the training records.
+    """
+    data, options, inputs = experiment.data, experiment.training, _inputs(experiment)
+    vocab_file = os.path.join(data.train_dir, VOCAB_FILE)
     identity.save_config(experiment, options.model_dir, allow_config_change, inputs)
     if strategies.is_chief(strategy):
         with atomic_path(os.path.join(options.model_dir, VOCAB_FILE)) as partial:
             shutil.copyfile(vocab_file, partial)
         roles = {"train": records.get(data.train_dir), "eval": records.get(data.eval_dir)}
         write_json(os.path.join(options.model_dir, RECORDS_FILE), roles)
-    say(f"{model.count_params():,} parameters")
+    say(f"{task.model.count_params():,} parameters")
     strategies.describe(strategy, options)
     evaluation = _evaluation(experiment, inputs)
     results = loop.fit(task, options, options.num_train_steps, strategy, evaluation=evaluation)
@@ -65,7 +79,7 @@ def run(experiment, allow_config_change=False):
         preset_dir = os.path.join(options.model_dir, "preset")
         # Older manifests have no strip_accents; None is as lower_case.
         normalization = (manifest["lower_case"], manifest.get("strip_accents"))
-        model.save_to_preset(preset_dir, vocab_file, *normalization)
+        task.model.save_to_preset(preset_dir, vocab_file, *normalization)
         say(f"the model is in {preset_dir}")
     return results
 

@@ -149,6 +149,12 @@ def _run_trials(experiment, allow_config_change, work_dir=None):
         path = os.path.join(model_dir, scores.TRIALS_FILE)
         if not os.path.exists(path):  # a mark of what is in model_dir
             files.write_json(path, {"num_trials": len(members), "trials": []})
+        before = files.read_json(path, "the scores of trials", dict).get("num_trials")
+        if isinstance(before, int) and before > len(members):
+            raise UserError(
+                f"{model_dir} holds {before} trials, more than num_trials={len(members)}: set "
+                f"num_trials={before} or more, or choose another model_dir."
+            )
         for number, member in enumerate(members, 1):
             say(f"trial {number} of {len(members)}, seed {member.training.seed}")
             _run(member, allow_config_change, work_dir)
@@ -229,8 +235,8 @@ def _run_grid(experiment, grid, allow_config_change):
     metric = _metric(experiment, start)
     path, runs = os.path.join(root, scores.GRID_FILE), []
     with files.only_one(root):
-        if not os.path.exists(path):  # a mark of what is in model_dir
-            files.write_json(path, {"metric": metric, "grid": grid, "runs": []})
+        grid, runs = _with_earlier(path, grid, [each.name for each in made])
+        files.write_json(path, {"metric": metric, "grid": grid, "runs": runs})
         for number, each in enumerate(made, 1):
             say(f"{each.name}, {number} of {len(made)}")
             result = {"name": each.name, "values": each.values}
@@ -254,10 +260,32 @@ def _run_grid(experiment, grid, allow_config_change):
     report = files.read_json(path, "the scores of a grid", scores.Grid)
     for line in scores.grid_table(report):
         say(line)
-    if len(good) < len(runs):
-        raise UserError(f"{len(runs) - len(good)} of {len(runs)} runs ended with an error.")
+    names = [each.name for each in made]
+    failed = [run for run in runs if "metrics" not in run and run["name"] in names]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(made)} runs ended with an error.")
     say(f"the best is {best['name']}; its model is in {os.path.join(root, finetuning.PRESET)}")
     return report
+
+
+def _with_earlier(path, grid, names):
+    """`grid` with the values of the grid in the file at `path`, and the runs there not in `names`.
+
+    What an earlier command has trained stays in the comparison.
+    """
+    if not os.path.exists(path):
+        return grid, []
+    earlier = files.read_json(path, "the scores of a grid", scores.Grid)
+    before = earlier.get("grid") or grid
+    if list(before) != list(grid):
+        raise UserError(
+            f"{os.path.dirname(path)} holds a grid over {', '.join(before)}, not over "
+            f"{', '.join(grid)}: choose another model_dir."
+        )
+    kept = [run for run in earlier["runs"] if run["name"] not in names]
+    if kept:
+        say(f"of the grid in {os.path.dirname(path)} also compared: {len(kept)} earlier runs")
+    return {key: list(dict.fromkeys([*before[key], *grid[key]])) for key in grid}, kept
 
 
 def _combination(combination, root, allow_config_change):

@@ -263,7 +263,7 @@ if __name__ == "__main__":
 # What Linux has and macOS lacks: a call of one of these needs another way beside it.
 LINUX_ONLY = """
 copy_file_range eventfd fdatasync getrandom getresuid getxattr listxattr memfd_create pidfd_open
-pipe2 posix_fadvise posix_fallocate process_cpu_count sched_getaffinity sched_getscheduler
+pipe2 posix_fadvise posix_fallocate sched_getaffinity sched_getscheduler
 sched_setaffinity setxattr splice unshare
 """
 

@@ -171,7 +171,7 @@ def test_a_record_without_a_label_for_each_token_is_refused():
     one = {"input_ids": [2, 5, 3], "segment_ids": [0, 0, 0], "example_id": 0}
     whole = records.encode(one | {"label_ids": [-1, 1, -1]})
     short = records.encode(one | {"label_ids": [-1, 1]})
-    with pytest.raises(UserError, match=r"record 2: .*not one of label_ids for each token"):
+    with pytest.raises(UserError, match=r"record 2: .*not have one of label_ids for each token"):
         input_pipeline.prediction_dataset(
             [whole, short], records.TOKENS, batch_size=2, max_seq_length=8
         )

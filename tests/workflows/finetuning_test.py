@@ -319,6 +319,15 @@ def test_a_run_ends_with_its_best_step_and_stops_when_nothing_is_better(
     assert (tmp_path / "predictions" / "CoLA.tsv").read_bytes() == predictions
 
 
+def test_a_second_process_changes_nothing_of_a_run(preset, cola, tmp_path):
+    with (
+        runs.another_process_in(tmp_path / "run"),
+        pytest.raises(UserError, match="another process is at work"),
+    ):
+        finetuning.run(make_experiment(preset, cola, tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
 @pytest.mark.slow
 def test_changed_training_data_are_told_and_learned_of(preset, cola, tmp_path, capsys):
     data, run = tmp_path / "data", tmp_path / "run"

@@ -51,6 +51,15 @@ def test_records_rebuilt_under_a_run_are_noticed(experiment, tmp_path):
     pretraining.run(changed)  # these are the run's records from now on
 
 
+def test_a_second_process_changes_nothing_of_a_run(experiment, tmp_path):
+    with (
+        runs.another_process_in(tmp_path / "run"),
+        pytest.raises(UserError, match="another process is at work"),
+    ):
+        pretraining.run(experiment)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
 def test_held_out_records_and_a_start_of_another_casing_are_refused(experiment, tmp_path):
     build(tmp_path, "heldout", lower_case=False)
     with pytest.raises(UserError, match="heldout is of texts with lower_case=False.*=True"):

@@ -75,6 +75,8 @@ def test_trials_are_summed_up_and_kept(preset, cola, tmp_path, monkeypatch, caps
     assert run(3)["trials"][:2] == report["trials"] and trained == [2]
     with pytest.raises(UserError, match="holds trials, not a single run: choose another"):
         run(1)
+    with pytest.raises(UserError, match="holds 3 trials, more than num_trials=2"):
+        run(2)
 
 
 @pytest.mark.slow
@@ -104,6 +106,22 @@ def test_a_grid_is_sorted_and_a_run_with_an_error_ends_alone(preset, cola, tmp_p
     points, others = runs.read_events(tmp_path / names[1])
     assert points["results/mcc"] == [(96, pytest.approx(metrics[names[1]]["mcc"]))]
     assert any("session_start_info" in name for name in others)
+
+    # Another command in the same place compares with what is there.
+    trials.run(experiment, {"training.learning_rate": [1e-5, 1e-6]})
+    assert "also compared: 2 earlier runs" in capsys.readouterr().out
+    later = read(tmp_path / "grid.json")
+    assert [run["name"] for run in later["runs"]] == [
+        names[0],
+        names[2],
+        names[1],
+        "learning_rate=1e-06",
+    ]
+    assert later["best"] == report["best"]
+    assert (tmp_path / "preset" / "model.weights.h5").read_bytes() == best.read_bytes()
+    assert later["grid"] == {"training.learning_rate": [1e30, 1e-5, 3e-3, 1e-6]}
+    with pytest.raises(UserError, match="holds a grid over training.learning_rate, not over trai"):
+        trials.run(experiment, {"training.seed": [1, 2]})
 
 
 def test_what_is_impossible_in_any_run_is_refused_before_anything_is_made(preset, cola, tmp_path):
