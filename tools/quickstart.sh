@@ -7,6 +7,7 @@
 # --corpus takes your own text: a plain file, a sentence or a paragraph a line, blank lines between
 # documents. What an earlier run with the same output_dir has finished is kept.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '/^#!/d;/^#/!q;s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 corpus="" out=runs/quickstart
@@ -38,7 +39,7 @@ stage() {
   local title=$1 result=$2 started=$SECONDS
   shift 2
   number=$((number + 1))
-  printf '\n[%d/12] %s\n' "$number" "$title"
+  printf '\n[%d/11] %s\n' "$number" "$title"
   if [[ -e $result ]]; then
     echo "kept from an earlier run: $result"
     return
@@ -106,5 +107,5 @@ Done in $((SECONDS - began)) s. Next:
   see the run          .venv/bin/tensorboard --logdir $out
   ask something else   .venv/bin/python tools/ask.py --saved_model=$out/models/questions/1 --question=... --context=...
   use your own text    bash tools/quickstart.sh --corpus=PATH
-  train a real one     .venv/bin/python tools/pretrain.py --config=configs/pretrain_small.py (see README.md)
+  train a real one     docs/pretraining.md, "The published sizes"
 END

@@ -9,6 +9,7 @@
 # behind -- goes to tools/glue.py (-- --strategy=mirrored). What an earlier run with the same
 # output_dir has finished is kept. Figures to compare with, and their sources: docs/results.md.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '/^#!/d;/^#/!q;s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {

@@ -5,10 +5,12 @@
 #
 # base (the default) is what the binaries need; dev adds what the tests need, peers what
 # `tools/test.sh --peers` compares with. Does nothing when that is installed and requirements.txt and
-# pyproject.toml are as they were. A .venv that was copied from elsewhere or left half-made is made
-# anew.
+# pyproject.toml are as they were. A .venv of this script's that was copied from elsewhere or left
+# half-made is made anew; one that something else made is left as it is.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '/^#!/d;/^#/!q;s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=${PATH//"$PWD/.venv/bin:"/} # not the Python that may be replaced
 
 readonly python=.venv/bin/python
 readonly stamp=.venv/installed     # what is installed: the set and a checksum of its definition
@@ -42,11 +44,19 @@ usable() {
 make_venv() {
   local base output package
   base=$(find_python) || exit 1
-  [[ ! -e .venv ]] || echo "setup: .venv is incomplete or from another folder; making it anew"
+  if [[ -e .venv || -L .venv ]]; then
+    [[ ! -L .venv ]] || fail ".venv is a link to an environment of another folder: remove the link."
+    [[ -e $stamp || -e $unfinished || -e $log ]] ||
+      fail ".venv was not made by this script, or has no pip: move it away, then run this again."
+    echo "setup: .venv is incomplete or from another folder; making it anew"
+    rm -rf .venv
+  fi
+  mkdir .venv
+  : >"$unfinished"
   echo "setup: making .venv with $("$base" --version)"
   package=$base-venv
   [[ $base != python ]] || package=python3-venv
-  output=$("$base" -m venv --clear .venv 2>&1) ||
+  output=$("$base" -m venv .venv 2>&1) ||
     fail "\`$base -m venv .venv\` failed; Debian and Ubuntu need the package $package." \
       "It said: $(tail -n 1 <<<"$output")"
 }

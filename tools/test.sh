@@ -8,6 +8,7 @@
 # --all, the first argument, runs the slow tests too, as CI does. --peers, the first argument,
 # installs PyTorch and transformers and runs the tests that compare with them alone.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '/^#!/d;/^#/!q;s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {

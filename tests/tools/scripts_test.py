@@ -123,7 +123,7 @@ def start(project, *arguments, **environment):
     return subprocess.Popen(
         ["bash", "tools/setup.sh", *arguments],
         cwd=project,
-        env=os.environ | environment | {"PATH": path},
+        env=os.environ | {"PATH": path} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,6 +193,38 @@ def test_what_is_installed_is_not_installed_again(project):
     assert version_of(project) == "3.11"
     assert (project / "pip.arguments").read_text().endswith("-r requirements.txt -e .\n")
     assert setup(project, "dev")[1][-1].startswith("setup: done in")
+
+
+def test_an_environment_of_somebody_else_is_left_as_it_is(project):
+    add_python(project, "python3", "3.12")
+    other = project / "other"
+    other.mkdir()
+    (other / "installed").write_text("dev 1")
+    (project / ".venv").symlink_to(other)
+    status, _, error = setup(project)
+    assert status == 1 and "a link to an environment of another folder" in error[0]
+    (project / ".venv").unlink()
+    (project / ".venv" / "bin").mkdir(parents=True)  # one without pip, as uv makes it
+    (project / ".venv" / "bin" / "activate").write_text("")
+    status, _, error = setup(project)
+    assert status == 1 and "was not made by this script" in error[0]
+    assert [path.name for path in other.iterdir()] == ["installed"]
+    assert [path.name for path in (project / ".venv").iterdir()] == ["bin"]
+    # One of this script's is made anew, even by the Python of the activated .venv itself.
+    (project / ".venv" / "installed").write_text("base 1")
+    add_python(project, "../.venv/bin/python3", "3.13")
+    status, out, _ = setup(project, PATH=f"{project}/.venv/bin:{project}/bin:{os.environ['PATH']}")
+    assert status == 0 and "making it anew" in out[0] and version_of(project) == "3.12"
+
+
+@pytest.mark.parametrize("name", ["setup", "test", "quickstart", "reproduce_glue"])
+def test_help_does_nothing_but_say_how_it_is_used(name, tmp_path):
+    (tmp_path / "tools").mkdir()
+    script = shutil.copy(ROOT / "tools" / f"{name}.sh", tmp_path / "tools")
+    done = subprocess.run(["bash", script, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"\n    bash tools/{name}.sh" in done.stdout and "set -euo" not in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["tools"]
 
 
 def test_pip_s_fault_is_one_line_and_leaves_nothing_running(project):
