@@ -201,14 +201,22 @@ class QuestionsEvaluation:
         return views(self.examples, nbest, null_odds, threshold)
 
     def report(self, outputs):
-        """The wrong answers that the model was surest of, to questions that have one."""
-        wrong = [
+        """The wrong answers that the model was surest of, and the right ones that it was least.
+
+        To questions that have an answer; in part right ones are neither.
+        """
+        found = [
             (number, view)
             for number, view in enumerate(self.views(outputs))
-            if view.example.answers and view.f1 == 0 and view.answer
+            if view.example.answers and view.answer
         ]
-        wrong.sort(key=lambda each: -each[1].best["probability"])
-        return {"mistakes": [_mistake(*each) for each in wrong[: reports.NUM_MISTAKES]]}
+        found.sort(key=lambda each: -each[1].best["probability"])
+        wrong = [each for each in found if each[1].f1 == 0]
+        right = [each for each in reversed(found) if each[1].exact == 1]
+        return {
+            name: [_shown(*each) for each in chosen[: reports.NUM_MISTAKES]]
+            for name, chosen in (("mistakes", wrong), ("right", right))
+        }
 
     def write(self, outputs, directory):
         """Writes the predictions that `score` scores, and how precision goes with recall."""
@@ -226,7 +234,7 @@ class QuestionsEvaluation:
             say(f"no picture of precision and recall: {error}")
 
 
-def _mistake(number, view):
+def _shown(number, view):
     best, second = (view.nbest + [{"text": "", "probability": 0.0}])[:2]
     return {
         "example": number,

@@ -2,6 +2,7 @@
 
 import collections
 import html
+import math
 import os
 
 from convbert_tf.files import write_bytes
@@ -105,7 +106,9 @@ def _kind(view):
 
 def _probability(view):
     """How sure the model is of its answer; of "no answer" by the null odds."""
-    return view.best["probability"] if view.answer else view.null_odds or 0.0
+    if view.answer or view.null_odds is None:
+        return view.best["probability"]
+    return 1 / (1 + math.exp(-view.null_odds))
 
 
 def _article(view):
@@ -147,7 +150,8 @@ def _part(text, kinds):
 _LEGEND = (
     '<p>In a context: <span class="best">the answer</span>, '
     '<span class="second">the second best</span>, '
-    '<span class="right">what is right</span>. Percentages are the shares of the best answers.</p>'
+    '<span class="right">what is right</span>. '
+    "A percentage is an answer's probability among the best ones.</p>"
 )
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
