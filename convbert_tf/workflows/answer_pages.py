@@ -167,7 +167,7 @@ article {{ border-left: 5px solid #999; padding: .3em 1em; margin: 1em 0; backgr
 .right article {{ border-color: #2e7d32 }}
 th {{ text-align: left; font-weight: normal; color: #666; padding-right: 1em;
   vertical-align: top; white-space: nowrap }}
-td {{ padding-right: 1em }}
+td {{ padding-right: 1em; vertical-align: top }} td:last-child {{ white-space: nowrap }}
 .context {{ white-space: pre-wrap; margin: .5em 0 }} .gap {{ color: #888 }}
 span.best {{ background: #ffe082 }} span.second {{ box-shadow: inset 0 -2px #1565c0 }}
 span.right {{ color: #1b5e20; font-weight: 600 }}

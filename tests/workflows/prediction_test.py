@@ -1,11 +1,15 @@
 """Tables labelled in their order."""
 
+import gzip
+import io
 import json
 
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.data import tables
 from convbert_tf.serving.loading import Served
 from convbert_tf.workflows import prediction
 
@@ -40,7 +44,7 @@ def label(model, tmp_path):
     def run(name, content, to="tsv", **options):
         path, target = tmp_path / name, tmp_path / f"out.{to}"
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-        format = {"txt": "text"}.get(path.suffix[1:], path.suffix[1:])
+        format = tables.format_of(name) or "text"
         prediction.label_table(served, (str(path), format), (str(target), to), **options)
         return target.read_text(encoding="utf-8")
 
@@ -57,6 +61,13 @@ def test_texts_are_computed_by_length_and_written_in_their_order(label, model, m
     assert model.batches[1:] == [[9, 4], [3, 1], [0], [7, 2]]  # behind the one that traces
 
 
+def parquet(columns):
+    """The content of a Parquet file."""
+    file = io.BytesIO()
+    pd.DataFrame(columns).to_parquet(file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options"),
     [
@@ -65,6 +76,9 @@ def test_texts_are_computed_by_length_and_written_in_their_order(label, model, m
         ("a.csv", '7,"a, ""b"""\r\n8,"c\nd"', {"columns": ["2"], "header": False}),
         ("a.jsonl", '{"id": "7", "text": "a, \\"b\\""}\n\n{"text": "c\\nd", "id": "8"}\n', {}),
         ("a.tsv", 'text\tid\na, "b"\t7\nc d\t8\n', {}),
+        ("a.csv.gz", gzip.compress(b'id,text\n7,"a, ""b"""\n8,c d\n'), {}),
+        ("a.json", '[{"id": "7", "text": "a, \\"b\\""}, {"id": "8", "text": "c d"}]', {}),
+        ("a.parquet", parquet({"id": ["7", "8"], "text": ['a, "b"', "c d"]}), {}),
     ],
 )
 def test_formats(label, name, content, options):
