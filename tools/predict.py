@@ -83,6 +83,8 @@ def main(_):
     for flag in (OUTPUT, HTML):
         if flag.value and os.path.exists(flag.value) and os.path.samefile(source[0], flag.value):
             raise console.UserError(f"--{flag.name}={flag.value} is the input: name another file.")
+    if HTML.value and os.path.isdir(HTML.value):
+        raise console.UserError(f"--html={HTML.value} is a folder: name a file in it.")
     if HTML.value and os.path.abspath(HTML.value) == os.path.abspath(target[0]):
         raise console.UserError("--html and --output name the same file.")
 

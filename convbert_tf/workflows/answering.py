@@ -116,7 +116,10 @@ def is_answerer(source):
     if not is_address(source) and os.path.exists(os.path.join(source, "saved_model.pb")):
         return False
     try:
-        return formats.read(presets.preset_of(source)).kind == QuestionAnswerer.__name__
+        directory = presets.fetch(presets.preset_of(source))
+        if presets.is_huggingface(directory):
+            return formats.read(directory).kind == QuestionAnswerer.__name__
+        return presets.describe(directory)["class"] == QuestionAnswerer.__name__
     except UserError:
         return False
 
@@ -158,7 +161,9 @@ def answer_table(answerer, source, target, columns=None, keep=(), header=True, s
             "this model takes question and context: give SQuAD's JSON, or CSV, TSV, JSON lines or "
             "Parquet with columns of these names, or others that --columns names."
         )
-    whole = path != "-" and columns is None and squad_data.is_set(path, form)
+    whole = path != "-" and squad_data.is_set(path, form)
+    if whole and columns is not None:
+        raise UserError(f"--columns is for tables, and {path} is in SQuAD's or MRQA's form.")
 
     def table():
         if whole:
