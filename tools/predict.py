@@ -59,10 +59,7 @@ KEEP = flags.DEFINE_list(
     "keep", [], "Columns of the input to write before the predictions; * for all."
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Texts computed at once, 32 by default; of a preset's questions windows, 16 by default.",
-    lower_bound=1,
+    "batch_size", 32, "Texts, or windows of questions' contexts, computed at once.", lower_bound=1
 )
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input in tokens; by default as trained.", lower_bound=8
@@ -105,8 +102,7 @@ def _label(source, target, *chosen):
     if answering.is_answerer(MODEL.value):
         if PAIR.value is not None:
             raise console.UserError("--pair is for classifiers; this model answers questions.")
-        size = BATCH_SIZE.value or answering.BATCH_SIZE
-        model = answering.Answerer(MODEL.value, size, MAX_SEQ_LENGTH.value)
+        model = answering.Answerer(MODEL.value, BATCH_SIZE.value, MAX_SEQ_LENGTH.value)
         page = answer_pages.Page(f"{MODEL.value}: {INPUT.value}") if HTML.value else None
         answering.answer_table(model, source, target, *chosen, show=page and page.add)
         if page:
@@ -115,7 +111,7 @@ def _label(source, target, *chosen):
     if HTML.value:
         raise console.UserError("--html is for questions, of a preset or a run that answers them.")
     served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
-    prediction.label_table(served, source, target, *chosen, BATCH_SIZE.value or 32)
+    prediction.label_table(served, source, target, *chosen, BATCH_SIZE.value)
 
 
 def _input_format():

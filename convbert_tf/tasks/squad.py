@@ -119,6 +119,12 @@ class Window:
         return np.concatenate([self.query, self.pieces.ids[self._slice], self.query[-1:]])
 
     @property
+    def length(self):
+        """T, of `input_ids`."""
+        start, end = self.cut.span(self.number)
+        return len(self.query) + end - start + 1
+
+    @property
     def segment_ids(self):
         """int32 [T]: 0 for [CLS] question [SEP], 1 for window [SEP]."""
         start, end = self.cut.span(self.number)
@@ -142,7 +148,13 @@ class Window:
     @property
     def max_context(self):
         """bool [pieces], whether no other window shows more context around the piece."""
-        return self.cut.most_context(np.arange(*self.cut.span(self.number))) == self.number
+        return self.has_most_context(np.arange(len(self.starts)))
+
+    def has_most_context(self, pieces):
+        """The same of some of its `pieces` (int array)."""
+        if len(self.cut) == 1:
+            return np.ones(len(pieces), bool)
+        return self.cut.most_context(pieces + self.cut.span(self.number)[0]) == self.number
 
     @property
     def _slice(self):
@@ -285,11 +297,6 @@ def write_records(path, windows):
     `windows[example_id]`.
     """
     return records.write(path, map(_encode, range(len(windows)), windows))
-
-
-def serialize(windows):
-    """The records that `write_records` writes, as a list of bytes."""
-    return list(map(_encode, range(len(windows)), windows))
 
 
 def _encode(number, window):

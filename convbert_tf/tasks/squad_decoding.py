@@ -90,7 +90,7 @@ def _candidates(window, row, outputs, max_answer_length):
     starts = outputs["start_top_index"][row][:, None] - window.context_position  # [K, 1]
     ends = outputs["end_top_index"][row] - window.context_position  # [K, K]
     startable = (starts >= 0) & (starts < num_pieces)
-    startable[startable] = window.max_context[starts[startable]]
+    startable[startable] = window.has_most_context(starts[startable])
     lengths = ends - starts + 1
     kept = startable & (ends < num_pieces) & (lengths >= 1) & (lengths <= max_answer_length)
     start_log_probs = outputs["start_top_log_probs"][row][:, None]

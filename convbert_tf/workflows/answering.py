@@ -5,24 +5,26 @@ import itertools
 import math
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from convbert_tf.config import TaskConfig, check_length
 from convbert_tf.console import UserError
-from convbert_tf.data import records, tables
+from convbert_tf.data import tables
 from convbert_tf.files import is_address
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
 from convbert_tf.tasks import questions, squad, squad_data, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.training import sharing
 from convbert_tf.weights import formats
 from convbert_tf.workflows import prediction
-from convbert_tf.workflows.outputs import Predictor
 
 # What is answered at once: so that windows of like lengths are found, and their outputs are held.
 _QUESTIONS, _CHARACTERS = 4096, 8_000_000
-# Windows of usual length that are quickest together on a processor.
-BATCH_SIZE = 16
+# Of windows that are computed at once on a processor, with padding: more are not quicker there.
+_TOKENS = 2048
+_MULTIPLE = 4  # of a batch's length, so that there are fewer lengths
 
 
 class Answerer:
@@ -34,7 +36,7 @@ class Answerer:
     Args:
         source: a fine-tuned preset, the run that has made one, a Hugging Face directory, or
             "hf://owner/name".
-        batch_size: windows computed at once.
+        batch_size: most windows computed at once; without a GPU fewer if they are long.
         max_seq_length: longest window in tokens; by default as trained.
 
     Raises:
@@ -47,7 +49,7 @@ class Answerer:
 
     inputs = ("question", "context")
 
-    def __init__(self, source, batch_size=BATCH_SIZE, max_seq_length=None):
+    def __init__(self, source, batch_size=32, max_seq_length=None):
         directory = presets.fetch(presets.preset_of(source))
         model = presets.load(directory)
         if misfit := presets.misfit(model, QuestionAnswerer):
@@ -63,7 +65,11 @@ class Answerer:
         self.null_threshold = settings.get("null_threshold")
         self.answerable, self.batch_size = model.answerable, batch_size
         self.tokenizer = WordPieceTokenizer(*vocabulary)
-        self._predict = Predictor(model, tf.distribute.get_strategy())
+        self._model = model
+        spec = tf.TensorSpec([None, None], tf.int32)
+        signature = [dict.fromkeys(("input_ids", "input_mask", "segment_ids"), spec)]
+        self._compute = tf.function(self._beams, input_signature=signature, autograph=False)
+        self._tokens_at_once = math.inf if tf.config.list_logical_devices("GPU") else _TOKENS
 
     def answer(self, examples, n_best_size=20, watch=None):
         """A View of each of `examples` (SquadExamples with ids of their own), in their order.
@@ -75,13 +81,33 @@ class Answerer:
         windows = squad.make_windows(
             examples, self.tokenizer, self.max_seq_length, *self._lengths, quiet=True
         )
-        outputs = self._predict(
-            squad.serialize(windows), records.SQUAD, self.batch_size, self.max_seq_length, watch
-        )
+        outputs = self._outputs(windows, watch)
         _, nbest, null_odds = squad_decoding.decode(
             windows, outputs, self._max_answer_length, n_best_size, self.answerable
         )
         return questions.views(examples, nbest, null_odds, self.null_threshold)
+
+    def _beams(self, batch):
+        with sharing.shared_blocks(self._model):
+            outputs = self._model(batch, training=False)
+        return {name: outputs[name] for name in squad_decoding.OUTPUT_NAMES if name in outputs}
+
+    def _outputs(self, windows, watch):
+        """What `squad_decoding.decode` takes, computed in batches of windows of like lengths."""
+        lengths = np.array([window.length for window in windows])
+        order, found, done = np.argsort(-lengths, kind="stable"), {}, 0
+        while done < len(order):
+            padded = -(-lengths[order[done]] // _MULTIPLE) * _MULTIPLE
+            number = int(max(1, min(self.batch_size, self._tokens_at_once // padded)))
+            rows = order[done : done + number]
+            for name, values in self._compute(_batch([windows[i] for i in rows], padded)).items():
+                if name not in found:
+                    found[name] = np.empty([len(order), *values.shape[1:]], values.numpy().dtype)
+                found[name][rows] = values.numpy()
+            done += len(rows)
+            if watch:
+                watch(done / len(order))
+        return found
 
     def answer_all(self, examples, watch=None):
         """Yields the View of each of any number of `examples`, some thousands at a time.
@@ -106,6 +132,17 @@ class Answerer:
             found = self.answer(numbered, watch=watch and tell)
             for example, view in zip(chunk, found, strict=True):
                 yield dataclasses.replace(view, example=example)
+
+
+def _batch(windows, length):
+    """The model's inputs of `windows`, int32 [B, length], filled up with 0 as records are."""
+    names = ("input_ids", "input_mask", "segment_ids")
+    batch = {name: np.zeros([len(windows), length], np.int32) for name in names}
+    for row, window in enumerate(windows):
+        batch["input_ids"][row, : window.length] = window.input_ids
+        batch["input_mask"][row, : window.length] = 1
+        batch["segment_ids"][row, window.context_position : window.length] = 1
+    return batch
 
 
 def is_answerer(source):
