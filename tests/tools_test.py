@@ -257,6 +257,15 @@ def test_a_config_named_from_another_folder_is_found_by_its_right_path(tmp_path)
     assert_one_line(process, 2, f"there is no such file; did you mean {right}")
 
 
+def test_a_run_s_other_files_are_for_tasks_that_can_name_them(tmp_path):
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "preset" / "config.json").write_text("{}")
+    experiment = config.FinetuningExperiment(config.TaskConfig(name="cola"))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(experiment)))
+    process = run_tool("evaluate", f"--run={tmp_path}", "--dev_file=x.csv")
+    assert_one_line(process, 1, "cola takes --data_dir, and no --dev_file.")
+
+
 @pytest.mark.slow
 def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_path):
     from convbert_tf.modeling.encoder import ConvBertEncoder

@@ -9,7 +9,7 @@ import pytest
 from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
 from convbert_tf.console import UserError
 from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.workflows import evaluation
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -96,3 +96,19 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(cola, tmp_path, task, s
     with pytest.raises(UserError, match=message):
         evaluation.evaluate(experiment(cola, **data_dir | task), [split], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_questions_of_a_file_are_scored_and_shown(cola, tmp_path):
+    model = QuestionAnswerer(ConvBertEncoder(MODEL), beam_size=4)
+    model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(cola / "pieces.txt"))
+    rows = [f"{LETTERS[i]},{' '.join(LETTERS[i:])},{LETTERS[i + 1]}" for i in range(20)]
+    (tmp_path / "mine.csv").write_text("question,context,answer\n" + "\n".join(rows))
+    task = {"name": "squad_v1", "data_dir": "", "dev_file": str(tmp_path / "mine.csv")}
+    task |= {"init_from": str(tmp_path / "preset"), "max_query_length": 8, "beam_size": 4}
+    found = evaluation.evaluate(experiment(cola, **task), ["dev"], str(tmp_path / "out"))["dev"]
+    answers = json.loads((tmp_path / "out/predictions/dev/predictions.json").read_text())
+    exact = [answers[str(i + 2)] == LETTERS[i + 1] for i in range(20)]
+    assert found["metrics"]["exact_match"] == pytest.approx(5 * sum(exact))
+    assert found["files"] == [str(tmp_path / "mine.csv")]
+    page = (tmp_path / "out" / "dev.html").read_text()
+    assert f"20 questions; exact match {5 * sum(exact):.2f}" in page and page.count("<h3>") == 20
