@@ -78,6 +78,8 @@ class Answerer:
             n_best_size: most answers of the n-best list.
             watch: is called after each batch with the share of the work that is done.
         """
+        if not examples:
+            return []
         windows = squad.make_windows(
             examples, self.tokenizer, self.max_seq_length, *self._lengths, quiet=True
         )
@@ -198,13 +200,11 @@ def answer_table(answerer, source, target, columns=None, keep=(), header=True, s
             "this model takes question and context: give SQuAD's JSON, or CSV, TSV, JSON lines or "
             "Parquet with columns of these names, or others that --columns names."
         )
-    whole = path != "-" and squad_data.is_set(path, form)
-    if whole and columns is not None:
-        raise UserError(f"--columns is for tables, and {path} is in SQuAD's or MRQA's form.")
+    whole = prediction.is_set(path, form, columns)
 
     def table():
         if whole:
-            return _rows_of_set(path)
+            return prediction.rows_of_set(path)
         found = tables.stream(path, form, header)
         return _rows_of_table(found, chosen, with_answers=show is not None)
 
@@ -223,14 +223,6 @@ def _answered(answerer, table, watch, show):
         if show:
             show(view)
         yield row, as_served(view)
-
-
-def _rows_of_set(path):
-    """Yields (SquadExample, row) of the questions of a file in SQuAD's or MRQA's form."""
-    for example in squad_data.read_examples(path, training=False):
-        answers = [{"text": text, "answer_start": start} for text, start in example.answers]
-        row = {"id": example.question_id, "question": example.question}
-        yield example, row | {"context": example.context, "answers": answers}
 
 
 def _rows_of_table(table, columns, with_answers):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from convbert_tf.console import Progress, UserError
 from convbert_tf.data import tables
 from convbert_tf.files import atomic_path
-from convbert_tf.tasks import answers
+from convbert_tf.tasks import answers, squad_data
 
 _CHUNK = 4096  # rows that are sorted by length together
 
@@ -112,7 +112,8 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
 
     Args:
         served: serving.Served.
-        source: (path, or "-" for standard input; format).
+        source: (path, or "-" for standard input; format): a table, or, of questions, a file in
+            SQuAD's or MRQA's form.
         target: (path, or "-" for standard output; format).
         columns: names of those that hold the model's inputs, in order; None: as the inputs.
         keep: columns of the input to write before the predictions; ["*"] for all. One that is
@@ -121,6 +122,7 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         batch_size: as for `label`.
     """
     path, form = source
+    whole = list(served.inputs) == ["question", "context"] and is_set(path, form, columns)
     columns = chosen_columns(served.inputs, columns)
     if form == "text" and columns != ["text"]:
         raise UserError(
@@ -129,6 +131,8 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         )
 
     def table():
+        if whole:
+            return (([each.question, each.context], row) for each, row in rows_of_set(path))
         return texts_of(tables.stream(path, form, header), columns)
 
     def label_all(table, watch):
@@ -148,6 +152,22 @@ def chosen_columns(inputs, columns):
             f"{len(columns)}."
         )
     return columns
+
+
+def is_set(path, form, columns):
+    """Whether a file of questions is in SQuAD's or MRQA's form, which have no `columns`."""
+    found = path != "-" and squad_data.is_set(path, form)
+    if found and columns is not None:
+        raise UserError(f"--columns is for tables, and {path} is in SQuAD's or MRQA's form.")
+    return found
+
+
+def rows_of_set(path):
+    """Yields (SquadExample, row) of the questions of a file in SQuAD's or MRQA's form."""
+    for example in squad_data.read_examples(path, training=False):
+        answers = [{"text": text, "answer_start": start} for text, start in example.answers]
+        row = {"id": example.question_id, "question": example.question}
+        yield example, row | {"context": example.context, "answers": answers}
 
 
 def write_table(table, label, path, target, keep):

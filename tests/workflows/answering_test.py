@@ -90,6 +90,7 @@ def test_a_context_is_tokenized_once_and_parts_give_the_same(answerer, asked, mo
     assert [view.example for view in parts] == asked
     monkeypatch.setattr(answering, "_CHARACTERS", 100)
     assert max(map(len, answering._chunks(asked))) < 15
+    assert answerer.answer([]) == list(answerer.answer_all([])) == []
 
 
 ROWS = [{"id": f"q{i}", "question": f"a {x}", "context": CONTEXTS[2]} for i, x in enumerate("bcd")]

@@ -147,6 +147,14 @@ def test_several_labels_and_answers_as_tables_hold_them(tmp_path):
     source = (str(tmp_path / "a.jsonl"), "jsonl")
     prediction.label_table(served, source, (str(out), "csv"))
     assert out.read_text() == "labels,answer,start\nq,c,0\n"
+    qa = {"id": "7", "question": "q", "answers": []}
+    squad = {"data": [{"paragraphs": [{"context": "c", "qas": [qa, qa | {"id": "8"}]}]}]}
+    (tmp_path / "a.json").write_text(json.dumps(squad, indent=1))
+    source = (str(tmp_path / "a.json"), "json")
+    prediction.label_table(served, source, (str(out), "csv"), keep=["id"])
+    assert out.read_text() == "id,labels,answer,start\n7,q,c,0\n8,q,c,0\n"
+    with pytest.raises(UserError, match="--columns is for tables, and .*a.json is in SQuAD's"):
+        prediction.label_table(served, source, (str(out), "csv"), columns=["a", "b"])
 
 
 def test_a_tagger_s_words_and_entities(tmp_path):
