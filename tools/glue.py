@@ -26,6 +26,9 @@ EPOCHS = flags.DEFINE_float("epochs", None, "Of every task.", lower_bound=1e-6)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Of every task.", lower_bound=1e-12)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the data's order and the new heads.", lower_bound=0)
+NUM_TRIALS = flags.DEFINE_integer(
+    "num_trials", 1, "Seeds of every task, from --seed on; the table has their mean.", lower_bound=1
+)
 STRATEGY = flags.DEFINE_enum(
     "strategy", "one_device", ["one_device", "mirrored", "tpu"], "Devices to train on."
 )
@@ -57,6 +60,7 @@ def main(_):
         MODEL_DIR.value,
         TASKS.value or leaderboard.TASKS,
         EPOCHS.value,
+        NUM_TRIALS.value,
         FILL_MISSING.value,
         **training,
     )

@@ -55,11 +55,12 @@ def pretraining_dataset(
         vocab_size: if given, records with other ids are refused.
         shards_per_round: how far records are mixed, and how much is held in memory (about twice).
         cache: whether to read all records at once and keep them in memory.
-        damaged: a dict that takes each damaged record, (file, number) -> records.Damage, instead
-            of an error; the next whole record of its shard comes in its place, so that all others
-            come when they would have. Reads the shards in Python.
-        start_record: the number of records read before `start_step`, if not B for each step: the
-            batch size was another one.
+        damaged: if given, a dict to which every damaged record is added, (file, number) ->
+            records.Damage, instead of raising an error. The next undamaged record of the shard is
+            read twice, so that the position of all other records stays the same. Shards are then
+            read in Python.
+        start_record: the number of records read before `start_step`; by default B for each step.
+            Needed where the batch size has changed.
 
     Returns:
         A dataset of `input_ids`, `input_mask`, `segment_ids` int32 [b, T] and `uniforms` float32
@@ -224,10 +225,10 @@ def finetuning_dataset(
 
     Args:
         source: a TFRecord file, or a list of serialised records.
-        schema: the scalars and labels of tokens that go along, see `records`.
+        schema: the scalars and labels of tokens to read beside the ids, see `records`.
         batch_size: B, the global batch.
         max_seq_length: at least the longest record.
-        num_epochs: None for no end.
+        num_epochs: None to repeat without end.
         bucket: batches of records alike in length, padded to the longest one's length rounded up
             to a multiple of 4: [b, None]. Otherwise padded to `max_seq_length`, a static shape,
             which TPUs need.
@@ -352,7 +353,7 @@ def _epoch_plan(lengths, batch_size, num_batches, bucket, rng):
 def _memory_batches(
     batches, serialized, lengths, schema, batch_size, max_seq_length, bucket, input_context
 ):
-    """Gathers, pads and cuts by replica what `batches` (rows, or rows and weights) names."""
+    """Gathers, pads and cuts by replica the rows listed in `batches` (with weights, if any)."""
     cut, local_rows = _replica_cut(batch_size, input_context)
     serialized, lengths = tf.constant(serialized), tf.constant(lengths, tf.int64)
     fixed = [name for name, kind in schema.items() if records.is_vector(kind)]
@@ -389,7 +390,7 @@ def _fold(stream, number):
 
 
 def _replica_cut(batch_size, input_context):
-    """How a global batch is shared out: `cut` ([B, ...] -> [local replicas, b, ...]), and b."""
+    """How a global batch is split: `cut` ([B, ...] -> [local replicas, b, ...]), and b."""
     context = input_context or tf.distribute.InputContext()
     replicas = context.num_replicas_in_sync
     if batch_size % replicas:
@@ -415,7 +416,7 @@ def _with_static_rows(parsed, rows):
 
 
 def _finished(dataset, parse):
-    """`dataset` parsed in parallel, in order, ahead of time, and left whole by tf.distribute."""
+    """`dataset` parsed in parallel, in order, with prefetching and without auto-sharding."""
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

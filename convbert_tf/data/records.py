@@ -15,9 +15,9 @@ import tensorflow as tf
 from convbert_tf.console import UserError
 from convbert_tf.files import atomic_path
 
-# A schema gives the kind of every feature that goes with the two token sequences: the dtype of a
-# scalar, the tf.TensorSpec of a vector that is as long in every record, or LABELS_OF_TOKENS of a
-# third sequence of whole numbers, which is padded with -1.
+# A schema maps each feature beside the two token sequences to its kind: the dtype of a scalar, the
+# tf.TensorSpec of a vector of fixed length, or LABELS_OF_TOKENS for a third sequence, of integers,
+# which is padded with -1.
 LABELS_OF_TOKENS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
 PRETRAINING = {}
 CLASSIFICATION = {"example_id": tf.int64, "label_ids": tf.int64}
@@ -87,7 +87,7 @@ def encode_packed(features):
 
 @functools.lru_cache(maxsize=1 << 16)
 def _before(name, size):
-    """What stands before the `size` bytes of packed values in a feature's entry."""
+    """The bytes in front of the `size` bytes of packed values in a feature's entry."""
     values = bytes(size)
     feature = _field(3, _field(1, values) if values else values)  # Int64List.value in int64_list
     entry = _field(1, _field(1, name.encode()) + _field(2, feature))  # key and value of the map
@@ -176,7 +176,7 @@ def _label_check(ids, labels, name):
     return tf.debugging.assert_equal(
         labels.row_lengths(),
         ids.row_lengths(),
-        message=f"A record has not one of {name} for each token.",
+        message=f"A record does not have one of {name} for each token.",
     )
 
 
@@ -236,15 +236,15 @@ class Damage(collections.namedtuple("Damage", "number offset reason")):
 
 
 def salvage(path):
-    """What is whole in a TFRecord file.
+    """Reads the undamaged records of a TFRecord file.
 
-    A record stands there as its length (8 bytes) and that one's checksum (4), then its bytes and
-    theirs (4). A wrong byte costs its record alone, unless it is in a length: where the next record
-    begins is unknown then, so all the rest is lost.
+    A record is stored as its length (8 bytes), the checksum of the length (4), its bytes, and their
+    checksum (4). A wrong byte damages one record only, unless it is in a length: the start of the
+    next record is unknown then, and the rest of the file is lost.
 
     Returns:
-        A list of the records' bytes, None for a damaged one, up to the last that is known of; and
-        the list of Damages.
+        A list of the records' bytes, None for a damaged one, up to the last record found; and the
+        list of Damages.
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         content = np.frombuffer(file.read(), np.uint8)
@@ -254,7 +254,7 @@ def salvage(path):
         lengths.append(int.from_bytes(content[end : end + 8].tobytes(), "little"))
         end += 12 + lengths[-1] + 4
     starts = np.array(starts, np.int64)
-    # Lengths are believed up to the first whose checksum is wrong, or that leads past the end.
+    # Lengths are trusted up to the first with a wrong checksum, or past the end of the file.
     headers = _checksums_right(content, starts, np.full(len(starts), 8))
     whole = len(starts) if headers.all() else int(np.argmin(headers))
     cut_off = whole == len(starts) and end != len(content)

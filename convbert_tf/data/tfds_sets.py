@@ -17,7 +17,7 @@ def prepared(name, split, data_dir=None, instead=""):
         instead: what a message names to read where there is no network.
 
     Raises:
-        UserError: `data_dir` is not there, or the set is neither there nor to be had.
+        UserError: `data_dir` is missing, or the set is not on disk and cannot be downloaded.
     """
     builder = _builder(name, data_dir, instead)
     if split not in builder.info.splits:

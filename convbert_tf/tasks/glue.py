@@ -1,6 +1,6 @@
 """GLUE: the table of its tasks, and their examples from TSV files or TensorFlow Datasets.
 
-What is made of the examples stands in sentences.py, whose names are here too.
+`sentences` makes records, metrics and predictions of them; its names are exported here too.
 """
 
 import os
@@ -245,7 +245,7 @@ def _tsv_lines(path):
 
 
 def _column_positions(task, header, path, split):
-    """Where text_a, text_b (if the task has it) and the label stand; the label's may be None."""
+    """Indices of the columns text_a, text_b (if the task has it) and label (may be None)."""
     wanted = [column for column in (task.text_a, task.text_b, task.label) if column]
     optional = task.label if split.startswith("test") or split == "ax" else None
     for column in wanted:
@@ -273,9 +273,9 @@ def _parse_label(task, text):
 
 
 def _mrpc_list(path):
-    """The file that tells which pairs of the one at `path` are GLUE's dev set; None if none does.
+    """The file that lists which pairs of the file at `path` are GLUE's dev set, or None.
 
-    A list of their ids, or else the other of the two files that GLUE makes of it.
+    This is a list of their ids, or one of the two files that GLUE makes of it.
     """
     folder, name = os.path.split(path)
     others = (*_MRPC_IDS, "dev.tsv", "train.tsv") if name == _MRPC_TRAIN else ()
@@ -299,7 +299,7 @@ def read_tfds(task, split, data_dir=None):
         A list of `Example`s in the order of GLUE's TSV files, whose line index is the example_id.
 
     Raises:
-        UserError: the data set is neither there nor to be had.
+        UserError: the data set is not on disk and cannot be downloaded.
     """
     builder, tfds_split = _prepared(task, split, data_dir)
     names = None if task.is_regression else builder.info.features["label"].names
@@ -333,7 +333,7 @@ def _from_tfds(task, row, names):
     elif task.is_regression:
         label = float(label)
     else:
-        # Classes that the TSV files name stand in another order there; 0 and 1 have other names.
+        # TFDS orders named classes differently from the TSV files, and names the classes 0 and 1.
         label = names[label] if set(names) == set(task.labels) else str(label)
         label = task.labels.index(label)
     return Example(int(row["idx"]), texts[0], texts[1] if task.text_b else None, label)
@@ -348,7 +348,7 @@ def source(name, data_dir):
     Args:
         name: see `find_task`.
         data_dir: the folder of GLUE's TSV files, or the one above; "tfds:glue" for TensorFlow
-            Datasets, "tfds:glue@FOLDER" for those in a folder of theirs.
+            Datasets, "tfds:glue@FOLDER" for data sets prepared in FOLDER.
     """
     if not data_dir.startswith("tfds:"):
         return Files(find_task(name), data_dir)

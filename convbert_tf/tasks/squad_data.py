@@ -117,7 +117,7 @@ def read_tfds(name, split, training, data_dir=None, version2=True, original_posi
         A list of `SquadExample`s. The order is TFDS's, fixed but not that of SQuAD's file.
 
     Raises:
-        UserError: the data set is neither there nor to be had.
+        UserError: the data set is not on disk and cannot be downloaded.
     """
     builder, entries = _builder(name, split, data_dir), []
     split = _tfds_split(split)
@@ -318,7 +318,7 @@ def _examples(entries, source, training, version2, original_positions):
     for where, context, qa in entries:
         example = _example(context, qa, where, training, version2)
         if example.question_id in seen:
-            raise UserError(f"{where}: question {example.question_id} stands there twice.")
+            raise UserError(f"{where}: question id {example.question_id} is used twice.")
         seen.add(example.question_id)
         ignored += example.is_impossible and bool(example.answers)
         if training and not example.is_impossible:

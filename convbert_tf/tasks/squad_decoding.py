@@ -43,7 +43,7 @@ def decode(
             end_top_index [W, K, K] (indices of tokens in the input; [w, i] belongs to start i),
             and for version 2 answerable_logit [W], high where the question has no answer.
         max_answer_length: most tokens of an answer.
-        n_best_size: most answers of the n-best list; no text stands there twice.
+        n_best_size: the most answers in the n-best list; no text is repeated.
         version2: also gives the scores of "no answer".
         null_threshold: with version 2, a question whose null odds are above it gets "" for its
             prediction; by default every question gets its best text, and the official script

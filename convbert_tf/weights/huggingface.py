@@ -427,7 +427,7 @@ def _without_hidden_layer(stored):
 
 
 def _config_values(stored, config):
-    """The content of config.json. What describes a generator goes along, for the way back."""
+    """The content of config.json. It keeps what describes the generator, for conversion back."""
     values = {key: value for key, value in config.to_dict().items() if key not in _OURS}
     values |= {"model_type": "convbert", "num_groups": config.linear_groups, "head_ratio": 2}
     values |= {"layer_norm_eps": LAYER_NORM_EPSILON, "tie_word_embeddings": True}

@@ -9,6 +9,7 @@ import functools
 import glob
 import itertools
 import os
+import time
 
 import numpy as np
 import orbit
@@ -188,7 +189,7 @@ def run(experiment, allow_config_change=False, work_dir=None):
     """
     if experiment.task.num_trials > 1:
         raise UserError("num_trials is above 1: several trials are run by trials.run.")
-    start = prepare(experiment)
+    began, start = time.monotonic(), prepare(experiment)
     experiment, family = start.experiment, start.family
     options = with_best_metric(experiment.training, family)
     if report := finished(experiment, start):
@@ -212,7 +213,7 @@ def run(experiment, allow_config_change=False, work_dir=None):
         evaluator=evaluator,
         evaluation=_evaluation(experiment.task, start),
     )
-    results = _finish(experiment, options.best_metric, start, model, evaluator, results)
+    results = _finish(experiment, options.best_metric, start, model, evaluator, results, began)
     if remark := scores.remark(results, evaluator.baseline):
         say(remark)
     return results
@@ -282,10 +283,11 @@ def _make_model(experiment, start):
         return start.family.make_model(model)
 
 
-def _finish(experiment, metric, start, model, evaluator, results):
+def _finish(experiment, metric, start, model, evaluator, results, began):
     """Leaves preset, predictions and scores of the best step by `metric`, or else of the last.
 
-    Returns the metrics of that step; `results` are those of the last.
+    Returns the metrics of that step; `results` are those of the last. `began` is the time at which
+    the run was started, or resumed.
     """
     model_dir = experiment.training.model_dir
     step = checkpoints.latest_step(model_dir)
@@ -304,6 +306,7 @@ def _finish(experiment, metric, start, model, evaluator, results):
     evaluator.write(model_dir)
     monitoring.write_scores(model_dir, step, results)
     report |= {"metrics": results, "baseline": evaluator.baseline}
+    report["seconds"] = round(time.monotonic() - began, 1)
     # Last, since by it the run is known to be finished.
     report["run"] = _fingerprint(experiment, start)
     write_json(os.path.join(model_dir, scores.RESULTS_FILE), report)

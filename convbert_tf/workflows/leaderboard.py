@@ -1,6 +1,6 @@
 """All of GLUE from one model: task by task, a table, the average, the zip of gluebenchmark.com.
 
-model_dir/TASK/             the run of a task, with result.json: scores, time, what it was of
+model_dir/TASK/             the run of a task, or its trials, with result.json: scores and time
 model_dir/TASK/test/        the predictions for its test sets
 model_dir/glue.md, .json    the table
 model_dir/submission.zip    the test sets' predictions as gluebenchmark.com takes them
@@ -11,7 +11,6 @@ import gc
 import io
 import math
 import os
-import time
 import zipfile
 
 import keras
@@ -22,7 +21,7 @@ from convbert_tf.modeling import presets
 from convbert_tf.tasks import glue
 from convbert_tf.training import identity, scores
 from convbert_tf.weights import formats
-from convbert_tf.workflows import evaluation, finetuning
+from convbert_tf.workflows import evaluation, finetuning, trials
 
 # As ELECTRA's and ConvBERT's papers average: eight tasks, without WNLI, whose test set is built
 # against what its training set suggests; MNLI counts once, by its matched set.
@@ -64,10 +63,20 @@ PUBLISHED = {
 # --- the tasks, one by one ---
 
 
-def run(init_from, data_dir, model_dir, tasks=TASKS, epochs=None, fill_missing=False, **training):
+def run(
+    init_from,
+    data_dir,
+    model_dir,
+    tasks=TASKS,
+    epochs=None,
+    num_trials=1,
+    fill_missing=False,
+    **training,
+):
     """Fine-tunes `init_from` on each of `tasks` that is there; returns the report.
 
-    A task that an earlier run with the same settings and data has finished is kept.
+    A task that an earlier run with the same settings and data has finished is kept. Of several
+    trials the scores are the mean's, and the test sets are predicted by the best.
 
     Args:
         init_from: preset or Hugging Face directory, or "hf://owner/name".
@@ -75,6 +84,7 @@ def run(init_from, data_dir, model_dir, tasks=TASKS, epochs=None, fill_missing=F
         model_dir: where all goes.
         tasks: names.
         epochs: of every task; None: the original's, 3 and for RTE and STS-B 10.
+        num_trials: seeds of each task, from training["seed"] on.
         fill_missing: whether the zip gets made-up predictions for test sets that are not there,
             without which gluebenchmark.com does not take it.
         **training: values of TrainingConfig; without a learning rate the original's is taken,
@@ -97,7 +107,8 @@ def run(init_from, data_dir, model_dir, tasks=TASKS, epochs=None, fill_missing=F
     results = {}
     for number, name in enumerate(there, 1):
         say(f"\n[{number}/{len(there)}] {_title(name)}")
-        experiment = _experiment(name, init_from, data_dir, model_dir, epochs, training)
+        task = {"init_from": init_from, "data_dir": data_dir, "num_trials": num_trials}
+        experiment = _experiment(name, epochs, model_dir, task, training)
         results[name] = _one(experiment, sources[name])
         say("\n".join(["", *table(results)]))
     report = {"preset": init_from, "data_dir": data_dir, "tasks": results}
@@ -113,66 +124,44 @@ def _title(name):
     return glue.TASKS[name].folder
 
 
-def _experiment(name, init_from, data_dir, model_dir, epochs, training):
+def _experiment(name, epochs, model_dir, task, training):
     epochs = config.glue_task(name)[1] if epochs is None else float(epochs)
-    task = config.TaskConfig(
-        name=name, data_dir=data_dir, init_from=init_from, num_train_epochs=epochs
-    )
     options = config.finetuning_defaults(model_dir=os.path.join(model_dir, name), **training)
-    return config.FinetuningExperiment(task, options)
+    return config.FinetuningExperiment(
+        config.TaskConfig(name=name, num_train_epochs=epochs, **task), options
+    )
 
 
 def _one(experiment, source):
-    """The result of a task: of an earlier run if that is of the same, or of a new one."""
+    """Runs a task, or its trials, and predicts its test sets; what is finished is kept."""
     model_dir = experiment.training.model_dir
-    path, now = os.path.join(model_dir, _RESULT_FILE), _describe(experiment, source)
-    if os.path.exists(path):
-        result = files.read_json(path, "a result of tools/glue.py", dict)
-        if changed := list(_changes(result.get("of", {}), now)):
-            raise UserError(
-                f"{model_dir} holds a run that was of something else ({'; '.join(changed)}): name "
-                "another model_dir, or remove it."
-            )
-        say(f"kept from an earlier run: {model_dir}")
-    else:
-        began = time.monotonic()
-        metrics = finetuning.run(experiment)
-        report = files.read_json(os.path.join(model_dir, scores.RESULTS_FILE), "its scores", dict)
-        keras.backend.clear_session()  # of the models of earlier tasks nothing is needed
-        gc.collect()
-        result = {
-            "metrics": metrics,
-            "baseline": report["baseline"],
-            "seconds": round(time.monotonic() - began, 1),
-            "of": now,
-        }
-        files.write_json(path, result)
-    result["tests"] = _predict_tests(experiment, source, result.get("tests", {}))
+    path = os.path.join(model_dir, _RESULT_FILE)
+    found = os.path.exists(path)
+    before = files.read_json(path, "a result of tools/glue.py", dict) if found else {}
+    directory = presets.fetch(experiment.task.init_from)
+    preset = identity.hashes([os.path.join(directory, config.CONFIG_FILE)])
+    if before.get("preset", preset) != preset:
+        raise UserError(
+            f"{model_dir} holds a run from another model that lay in {directory} before: name "
+            "another model_dir, or remove it."
+        )
+    trials.run(experiment)
+    keras.backend.clear_session()  # of the models of earlier tasks nothing is needed
+    gc.collect()
+    result = _scores(model_dir, experiment.task.num_trials) | {"preset": preset}
+    result["tests"] = _predict_tests(experiment, source, before.get("tests", {}))
     files.write_json(path, result)
     return result
 
 
-def _describe(experiment, source):
-    """What a result depends on."""
-    init_from = presets.fetch(experiment.task.init_from)
-    settings = config.to_config_dict(experiment).to_dict()
-    for section, key in (("task", "data_dir"), ("task", "init_from"), ("training", "model_dir")):
-        del settings[section][key]  # wherever they lie
-    data = identity.hashes([path for split in ("train", "dev") for path in source.files(split)])
-    model = identity.hashes([os.path.join(init_from, config.CONFIG_FILE)])
-    return {"settings": settings, "data": data, "preset": model}
-
-
-def _changes(before, now):
-    """'key: before -> now' of each value in which two such descriptions differ."""
-    for part, values in now.items():
-        old = before.get(part, {})
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from _changes({key: old.get(key, {})}, {key: value})
-            elif old.get(key) != value:
-                hashed = part in ("data", "preset")
-                yield f"{key} has changed" if hashed else f"{key}: {old.get(key)} -> {value}"
+def _scores(model_dir, num_trials):
+    """Of the finished run, or trials, in `model_dir`: metrics, deviation, baseline, seconds."""
+    if num_trials == 1:
+        report = files.read_json(os.path.join(model_dir, scores.RESULTS_FILE), "its scores", dict)
+        return {key: report[key] for key in ("metrics", "baseline", "seconds")}
+    report = files.read_json(os.path.join(model_dir, scores.TRIALS_FILE), "its scores", dict)
+    kept = {key: report[key] for key in ("deviation", "baseline", "seconds")}
+    return {"metrics": report["mean"], **kept}
 
 
 def _predict_tests(experiment, source, done):
@@ -180,14 +169,16 @@ def _predict_tests(experiment, source, done):
     name, model_dir = experiment.task.name, experiment.training.model_dir
     splits = {stem: split for stem, (task, split, _) in SUBMISSION.items() if task == name}
     found = {stem: split for stem, split in splits.items() if source.has(split)}
-    hashes = {stem: identity.hashes(source.files(split)) for stem, split in found.items()}
+    model = os.path.join(model_dir, finetuning.PRESET, config.CONFIG_FILE)  # has its weights' hash
+    hashes = {stem: identity.hashes([model, *source.files(split)]) for stem, split in found.items()}
     wanted = [
         split
         for stem, split in found.items()
         if done.get(stem) != hashes[stem] or not os.path.exists(_predicted(model_dir, stem, split))
     ]
     if wanted:
-        task = dataclasses.replace(experiment.task, init_from=os.path.join(model_dir, "preset"))
+        init_from = os.path.join(model_dir, finetuning.PRESET)
+        task = dataclasses.replace(experiment.task, init_from=init_from, num_trials=1)
         experiment = dataclasses.replace(experiment, task=task)
         evaluation.evaluate(experiment, wanted, os.path.join(model_dir, "test"))
     return hashes
@@ -216,12 +207,14 @@ def _main(name, metrics):
 def _rows(results):
     for name, result in results.items():
         metrics, baseline = result["metrics"], result["baseline"]
+        deviation = result.get("deviation")
         metric = glue.main_metric(glue.TASKS[name])
         others = [f"{k} {100 * v:.1f}" for k, v in metrics.items() if k != metric]
         yield {
             "task": _title(name),
             "metric": metric,
-            "score": f"{100 * metrics[metric]:.1f}",
+            "score": f"{100 * metrics[metric]:.1f}"
+            + (f" ± {100 * deviation[metric]:.1f}" if deviation else ""),
             "baseline": f"{100 * baseline[metric]:.1f}" if metric in baseline else "",
             "time": console.duration(result["seconds"]),
             "others": ", ".join(others),

@@ -107,7 +107,7 @@ def _plain(value, labels):
 def label_table(served, source, target, columns=None, keep=(), header=True, batch_size=32):
     """Labels the rows of a table, and writes the predictions in the same order; returns how many.
 
-    A file is read through before anything is computed, so that a broken line is told at once. The
+    A file is read completely before anything is computed, so a broken line is reported at once. The
     predictions go to a file beside the target, which takes its place at the end.
 
     Args:

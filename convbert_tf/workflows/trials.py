@@ -173,7 +173,7 @@ def _result(experiment):
     options = experiment.training
     report = files.read_json(os.path.join(options.model_dir, scores.RESULTS_FILE), "results")
     name = os.path.basename(options.model_dir)
-    kept = {key: report[key] for key in ("step", "metrics", "baseline")}
+    kept = {key: report[key] for key in ("step", "metrics", "baseline", "seconds")}
     return {"name": name, "seed": options.seed} | kept
 
 
@@ -181,8 +181,8 @@ def summarize(trials, metric):
     """The content of trials.json without the ensemble.
 
     Args:
-        trials: dicts with name, metrics (dict) and baseline (dict).
-        metric: the name of the one by which the best is told.
+        trials: dicts with name, metrics (dict), baseline (dict) and seconds.
+        metric: the name of the metric that decides which is best.
     """
     names = list(trials[0]["metrics"])
     columns = {name: [trial["metrics"][name] for trial in trials] for name in names}
@@ -196,6 +196,7 @@ def summarize(trials, metric):
         "deviation": {name: deviation(values) for name, values in columns.items()},
         "best": _best(metric, trials)["name"],
         "baseline": trials[0]["baseline"],
+        "seconds": sum(trial["seconds"] for trial in trials),
     }
 
 
@@ -269,8 +270,9 @@ def _combination(combination, root, allow_config_change):
     if several:
         report = _run_trials(experiment, allow_config_change, work_dir)
         return {"metrics": report["mean"]} | {
-            key: report[key] for key in ("num_trials", "deviation", "ensemble", "baseline")
+            key: report[key]
+            for key in ("num_trials", "deviation", "ensemble", "baseline", "seconds")
         }
     _run(experiment, allow_config_change, work_dir)
     result = _result(experiment)
-    return {key: result[key] for key in ("step", "metrics", "baseline")}
+    return {key: result[key] for key in ("step", "metrics", "baseline", "seconds")}

@@ -152,7 +152,7 @@ def test_missing_file_and_questions_twice(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         squad_data.read_examples(tmp_path / "no.json", training=False)
     path = write(tmp_path / "a.json", CONTEXT, question("1"), question("1"))
-    with pytest.raises(UserError, match="question 1 stands there twice"):
+    with pytest.raises(UserError, match="question id 1 is used twice"):
         squad_data.read_examples(path, training=False)
 
 

@@ -1,7 +1,10 @@
 """All of GLUE: what is trained and kept, the average, and what gluebenchmark.com would take."""
 
+import os
+import shutil
 import zipfile
 
+import keras
 import pytest
 
 from convbert_tf.config import ModelConfig
@@ -60,18 +63,20 @@ def trained(monkeypatch, encoder):
     """Tasks that would have been trained; each leaves a preset with random weights."""
     names = []
 
-    def finetune(experiment):
+    def run(experiment):
         name, model_dir = experiment.task.name, experiment.training.model_dir
+        path = f"{model_dir}/eval_results.json"
+        if os.path.exists(path):
+            return
         names.append((name, experiment.task.num_train_epochs, experiment.training.learning_rate))
-        metrics = {"accuracy": 0.8 if name == "rte" else 0.6}
         labels = leaderboard.glue.TASKS[name].labels
         model = TextClassifier.from_preset(encoder, num_classes=len(labels), labels=labels)
         model.save_to_preset(f"{model_dir}/preset", vocab_file=f"{encoder}/vocab.txt")
-        report = {"metrics": metrics, "baseline": {"accuracy": 0.5}}
-        leaderboard.files.write_json(f"{model_dir}/eval_results.json", report)
-        return metrics
+        metrics = {"accuracy": 0.8 if name == "rte" else 0.6}
+        report = {"metrics": metrics, "baseline": {"accuracy": 0.5}, "seconds": 7.0}
+        leaderboard.files.write_json(path, report)
 
-    monkeypatch.setattr(leaderboard.finetuning, "run", finetune)
+    monkeypatch.setattr(leaderboard.trials, "run", run)
     return names
 
 
@@ -94,18 +99,47 @@ def test_what_is_there_is_trained_once_and_its_test_sets_predicted(
         assert sorted(file.namelist()) == ["MNLI-mm.tsv", "RTE.tsv"]
     said = capsys.readouterr().out
     assert "left out: cola, sst2, mrpc, stsb, qqp, qnli, wnli" in said
-    assert "RTE   accuracy  80.0   50.0" in said
-    assert "| RTE | accuracy | 80.0 | 50.0 |" in (tmp_path / "runs" / "glue.md").read_text()
+    assert "RTE   accuracy  80.0   50.0      7 s" in said
+    assert "| RTE | accuracy | 80.0 | 50.0 | 7 s |" in (tmp_path / "runs" / "glue.md").read_text()
 
     (data / "MNLI" / "test_matched.tsv").write_text("".join(TEST))
     assert run()["submission"]["predicted"] == ["MNLI-m", "MNLI-mm", "RTE"]
-    assert len(trained) == 2 and "kept from an earlier run" in capsys.readouterr().out
-    with pytest.raises(UserError, match="something else .num_train_epochs: 3.0 -> 2.0"):
+    assert "predicting" not in capsys.readouterr().out.partition("RTE")[2]
+    # The test sets are predicted again where the model is another one.
+    changed = TextClassifier.from_preset(str(tmp_path / "runs" / "rte" / "preset"))
+    changed.set_weights([-weight for weight in changed.get_weights()])
+    shutil.rmtree(tmp_path / "runs" / "rte" / "preset")
+    changed.save_to_preset(str(tmp_path / "runs" / "rte" / "preset"), f"{encoder}/vocab.txt")
+    path = tmp_path / "runs" / "rte" / "test" / "predictions" / "test" / "RTE.tsv"
+    before = path.read_text()
+    run()
+    assert path.read_text() != before and len(trained) == 2
+
+
+@pytest.mark.slow
+def test_finished_trials_are_kept_and_others_refused(data, encoder, tmp_path, capsys):
+    def run(**options):
+        options = {"tasks": ["rte"], "epochs": 1, "batch_size": 1, "num_trials": 2} | options
+        return leaderboard.run(encoder, str(data), str(tmp_path / "runs"), **options)
+
+    found = run()["tasks"]["rte"]
+    assert found["deviation"].keys() == found["metrics"].keys() and found["seconds"] > 0
+    assert " ± " in capsys.readouterr().out
+    assert run()["tasks"]["rte"] == found
+    assert capsys.readouterr().out.count("is finished: its scores are those of step") == 2
+    with pytest.raises(UserError, match="num_train_epochs: 1.0 -> 2.0"):
         run(epochs=2)
-    (data / "MNLI" / "train.tsv").write_text(MNLI[0] + MNLI[1] * 2)
-    with pytest.raises(UserError, match=r"train\.tsv has changed"):
+    with pytest.raises(UserError, match="holds trials, not a single run"):
+        run(num_trials=1)
+    (data / "RTE" / "train.tsv").write_text(RTE[0] + RTE[1] * 2)
+    with pytest.raises(UserError, match=r"train\.tsv in .* has changed"):
         run()
-    assert len(trained) == 2
+    keras.utils.set_random_seed(7)
+    ConvBertEncoder(MODEL).save_to_preset(str(tmp_path / "other"), f"{encoder}/vocab.txt")
+    with pytest.raises(UserError, match="runs/rte holds a run from another model"):
+        leaderboard.run(
+            str(tmp_path / "other"), str(data), str(tmp_path / "runs"), ["rte"], num_trials=2
+        )
 
 
 def test_tasks_that_are_not_there_or_unknown_are_refused(data, encoder, tmp_path):

@@ -143,11 +143,13 @@ def test_the_summary_by_hand():
         {"name": f"trial-{i}", "seed": i, "step": 9, "metrics": {"f1": f1}, "baseline": {"f1": 0}}
         for i, f1 in enumerate((0.2, 0.6, 0.4, 0.6))
     ]
+    members = [member | {"seconds": 1.5} for member in members]
     report = trials.summarize(members, "f1")
     assert report["mean"] == {"f1": pytest.approx(0.45)}
     assert report["median"] == {"f1": pytest.approx(0.5)}
     assert report["deviation"] == {"f1": pytest.approx((0.11 / 3) ** 0.5)}
     assert report["best"] == "trial-1"  # the first of two
+    assert report["seconds"] == 6
     assert trials.summarize(members[:1], "f1")["deviation"] == {"f1": 0.0}
     lines = scores.trials_table(report)
     assert lines[0].split() == ["trial", "seed", "step", "f1"]

@@ -250,7 +250,7 @@ def interleave(workers, rounds, seconds, report=lambda done: None):
     Args:
         rounds: turns of each.
         seconds: after so long no new round is begun, if `MIN_ROUNDS` are done.
-        report: is told the rounds that are done.
+        report: a function that is called with the number of rounds done.
 
     Returns:
         name -> seconds of one run, a number a round; and name -> message of those that failed.
