@@ -119,6 +119,12 @@ class Window:
         return np.concatenate([self.query, self.pieces.ids[self._slice], self.query[-1:]])
 
     @property
+    def length(self):
+        """T, of `input_ids`."""
+        start, end = self.cut.span(self.number)
+        return len(self.query) + end - start + 1
+
+    @property
     def segment_ids(self):
         """int32 [T]: 0 for [CLS] question [SEP], 1 for window [SEP]."""
         start, end = self.cut.span(self.number)
@@ -142,7 +148,13 @@ class Window:
     @property
     def max_context(self):
         """bool [pieces], whether no other window shows more context around the piece."""
-        return self.cut.most_context(np.arange(*self.cut.span(self.number))) == self.number
+        return self.has_most_context(np.arange(len(self.starts)))
+
+    def has_most_context(self, pieces):
+        """The same of some of its `pieces` (int array)."""
+        if len(self.cut) == 1:
+            return np.ones(len(pieces), bool)
+        return self.cut.most_context(pieces + self.cut.span(self.number)[0]) == self.number
 
     @property
     def _slice(self):
@@ -160,6 +172,7 @@ def make_windows(
     max_query_length=64,
     training=False,
     original_positions=False,
+    quiet=False,
 ):
     """Cuts the contexts of `examples` into model inputs, each context tokenised once.
 
@@ -173,6 +186,7 @@ def make_windows(
             no token are dropped, and their number is said.
         original_positions: labels what the original labels: of the answer's words, the first
             tokens that are those of the answer, wherever it starts.
+        quiet: shows no progress.
 
     Returns:
         A list of `Window`s, those of a question one after the other. A context without any token
@@ -190,7 +204,7 @@ def make_windows(
         texts = [example.answers[0][0] if example.answers else "" for example in examples]
         answers = _tokenize(texts, tokenizer)
     windows, dropped, num_cut = [], collections.Counter(), 0
-    progress = Progress("windows", len(examples), "questions")
+    progress = None if quiet else Progress("windows", len(examples), "questions")
     for number, example in enumerate(examples):
         context = pieces[example.context]
         span = None
@@ -205,8 +219,10 @@ def make_windows(
         made = _windows_of_question(example, query, context, span, cut)
         num_cut += bool(span) and not any(window.end_position for window in made)
         windows += made if len(context.ids) or not training else []
-        progress.update(number + 1)
-    progress.close(f"{len(windows):,} windows")
+        if progress:
+            progress.update(number + 1)
+    if progress:
+        progress.close(f"{len(windows):,} windows")
     say_dropped(dropped, len(examples))
     if num_cut:
         say(f"answers that no window holds whole, trained as if there were none: {num_cut:,}")

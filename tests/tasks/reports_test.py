@@ -107,14 +107,16 @@ def test_a_split_without_labels_is_told_so():
 
 def test_what_is_written_and_shown(report, tmp_path):
     report["mistakes"][0]["text"] = "two\nlines | and a bar"
+    report["right"] = [{"question": "?", "context": "it is **here**"}]  # of questions
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=3):
         reports.write(report, tmp_path)
     assert json.loads((tmp_path / "dev.json").read_text()) == report
     page = (tmp_path / "dev.md").read_text()
     assert "| accuracy | 0.6 | 0.5 |" in page and "| bad | 1 | 1 | 0 |" in page
     assert "| 2 | two lines \\| and a bar | good | so-so | 0.9 |" in page
+    assert "## Right, the least sure\n\n| question | context |" in page
     scalars, others = runs.read_events(tmp_path)
-    assert not scalars and others == {"classes/dev", "mistakes/dev", "confusion/dev"}
+    assert not scalars and others == {"classes/dev", "mistakes/dev", "confusion/dev", "right/dev"}
     lines = reports.brief(report)
     assert lines[0] == "films dev, 5 examples: accuracy 0.6 (baseline 0.5)"
     assert lines[-1].startswith("wrong: example: 1  text: text 1")

@@ -62,6 +62,9 @@ def test_question_answerer_learns(preset, squad, tmp_path, joint):
         path for path in (tmp_path / "predictions").iterdir() if "dev0" in path.read_text()
     ]
     assert len(predictions) == 2  # the answers, and the n-best lists
+    page = (tmp_path / "reports" / "dev.html").read_text()
+    assert f"exact match {results['exact_match']:.2f}; F1 {results['f1']:.2f};" in page
+    assert "## Right, the least sure" in (tmp_path / "reports" / "dev.md").read_text()
     model = QuestionAnswerer.from_preset(str(tmp_path / "preset"))
     assert not model.answerable and model.beam_size == 4 and model.joint is joint
 
