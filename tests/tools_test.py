@@ -108,6 +108,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("evaluate", [], 1, ["set either --run, or --config and values of it."]),
         ("evaluate", ["--run=no/run"], 1, ["no/run/config.json is not there"]),
         ("evaluate", [FINETUNE], 1, ["set --output_dir."]),
+        ("evaluate", [FINETUNE, "--split=", "--output_dir=x"], 1, ["--split names no split"]),
         ("evaluate", [FINETUNE, "--data_dir=x"], 1, ["here it is --config.task.data_dir."]),
         ("evaluate", [FINETUNE, "--dev_file=x"], 1, ["here it is --config.task.dev_file."]),
         ("predict", ["--input=no/file"], 2, ["--model is required."]),
@@ -121,6 +122,8 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
             1,
             ["--output=./BUILD is the input: name another file."],
         ),
+        ("predict", ["--model=x", "--input=docs"], 1, ["--input=docs is a folder: name a file"]),
+        ("predict", ["--model=x", "--output=docs"], 1, ["--output=docs is a folder: name a file"]),
         (
             "predict",
             ["--model=x", "--html=./a.tsv", "--output=a.tsv"],
@@ -264,6 +267,13 @@ def test_a_run_s_other_files_are_for_tasks_that_can_name_them(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(experiment)))
     process = run_tool("evaluate", f"--run={tmp_path}", "--dev_file=x.csv")
     assert_one_line(process, 1, "cola takes --data_dir, and no --dev_file.")
+    experiment = config.FinetuningExperiment(config.TaskConfig(name="own", train_file="a.csv"))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(experiment)))
+    process = run_tool("evaluate", f"--run={tmp_path}", "--data_dir=x")
+    assert_one_line(process, 1, "takes --dev_file, no --data_dir.")
+    (tmp_path / "trials.json").write_text('{"best": "trial-2"}')
+    process = run_tool("evaluate", f"--run={tmp_path}")
+    assert_one_line(process, 1, f"holds trials: name one of the runs in it, as --run={tmp_path}/tr")
 
 
 @pytest.mark.slow
@@ -275,6 +285,15 @@ def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_pat
     (tmp_path / "pieces.txt").write_text("\n".join(runs.VOCAB) + "\n")
     model = TextClassifier(ConvBertEncoder(runs.MODEL), 2, labels=["bad", "good"])
     model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(tmp_path / "pieces.txt"))
+    (tmp_path / "old.tsv").write_text("an earlier output")
+    subprocess.run(
+        [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset"]
+        + [f"--output={tmp_path}/old.tsv"],
+        cwd=ROOT,
+        check=True,
+        input=b"a b\n",
+    )
+    assert len((tmp_path / "old.tsv").read_text().splitlines()) == 2
     process = subprocess.run(
         [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset"],
         cwd=ROOT,

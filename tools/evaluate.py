@@ -58,6 +58,8 @@ def main(_):
             )
     if not output_dir:
         raise console.UserError("set --output_dir.")
+    if not any(SPLIT.value):
+        raise console.UserError("--split names no split: --split=dev, or dev,test for two.")
 
     console.load_tensorflow("orbit")
     from convbert_tf.tasks import reports
@@ -71,14 +73,24 @@ def main(_):
 
 def _of_run(model_dir):
     """The experiment of the run in `model_dir`, with its own preset to start from."""
+    for name, kind in (("trials.json", "trials"), ("grid.json", "a grid")):
+        if os.path.exists(os.path.join(model_dir, name)):
+            best = files.read_json(os.path.join(model_dir, name), f"the scores of {kind}", dict)
+            raise console.UserError(
+                f"{model_dir} holds {kind}: name one of the runs in it, as "
+                f"--run={os.path.join(model_dir, str(best.get('best', 'RUN')))}, the best."
+            )
     path = os.path.join(model_dir, config.CONFIG_FILE)
     values = files.read_json(path, "the config of a fine-tuning run")
     experiment = config.from_config_dict(config.FinetuningExperiment, values)
     if not os.path.exists(os.path.join(model_dir, "preset", config.CONFIG_FILE)):
         raise console.UserError(f"the run in {model_dir} has made no preset yet: let it end.")
     changes = {"init_from": os.path.join(model_dir, "preset")}
-    if DATA_DIR.value is not None:  # else the run's own files would be scored
-        changes |= {"data_dir": DATA_DIR.value, "dev_file": "", "test_file": ""}
+    if DATA_DIR.value is not None:  # and not the run's own files
+        if experiment.task.name == config.OWN_TASK:
+            raise console.UserError("a run on texts of one's own takes --dev_file, no --data_dir.")
+        changes |= dict.fromkeys(("train_file", "dev_file", "test_file"), "")
+        changes["data_dir"] = DATA_DIR.value
     if DEV_FILE.value is not None:
         if experiment.task.name not in _WITH_FILES:
             raise console.UserError(f"{experiment.task.name} takes --data_dir, and no --dev_file.")

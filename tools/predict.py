@@ -73,15 +73,16 @@ HTML = flags.DEFINE_string(
 
 
 def main(_):
+    for flag in (INPUT, OUTPUT, HTML):
+        if flag.value and os.path.isdir(flag.value):
+            raise console.UserError(f"--{flag.name}={flag.value} is a folder: name a file in it.")
     source = (INPUT.value, _input_format())
     target = (OUTPUT.value, _output_format())
     if source[0] != "-" and not os.path.exists(source[0]):
         raise console.UserError(f"{source[0]} is not there; --input takes a file, or - for stdin.")
     for flag in (OUTPUT, HTML):
-        if flag.value and os.path.exists(flag.value) and os.path.samefile(source[0], flag.value):
+        if _is_input(flag.value):
             raise console.UserError(f"--{flag.name}={flag.value} is the input: name another file.")
-    if HTML.value and os.path.isdir(HTML.value):
-        raise console.UserError(f"--html={HTML.value} is a folder: name a file in it.")
     if HTML.value and os.path.abspath(HTML.value) == os.path.abspath(target[0]):
         raise console.UserError("--html and --output name the same file.")
 
@@ -112,6 +113,12 @@ def _label(source, target, *chosen):
         raise console.UserError("--html is for questions, of a preset or a run that answers them.")
     served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
     prediction.label_table(served, source, target, *chosen, BATCH_SIZE.value)
+
+
+def _is_input(path):
+    """Whether the file that is written to `path` would take the place of the input."""
+    there = path and os.path.isfile(path) and INPUT.value != "-"
+    return there and os.path.samefile(INPUT.value, path)
 
 
 def _input_format():

@@ -117,7 +117,7 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         target: (path, or "-" for standard output; format).
         columns: names of those that hold the model's inputs, in order; None: as the inputs.
         keep: columns of the input to write before the predictions; ["*"] for all. One that is
-            called as a prediction's becomes input_NAME.
+            called as a prediction's column becomes input_NAME.
         header: as for `tables.stream`.
         batch_size: as for `label`.
     """
@@ -217,15 +217,27 @@ def _kept(row, keep, prediction, name):
     missing = [each for each in names if each not in row]
     if missing:
         raise UserError(f"{name} has no column {missing[0]!r} to keep; it has {', '.join(row)}.")
-    return {f"input_{each}" if each in prediction else each: row[each] for each in names}
+    taken, kept = {*prediction, *dict(_flat(prediction))}, {}
+    for each in names:
+        new = each
+        while new in taken:
+            new = f"input_{new}"
+        taken.add(new)
+        kept[new] = row[each]
+    return kept
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """A text file to write to, standard output or one that is there at the end."""
+    """A text file to write to: standard output, a pipe, or one that is there at the end."""
     if path == "-":
         yield sys.stdout
         sys.stdout.flush()
+        return
+    path = os.path.realpath(path)  # a link stays a link
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            yield file
         return
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         yield file
@@ -237,12 +249,11 @@ class TableWriter:
     def __init__(self, file, format):
         self.file, self.format = file, format
         self._columns = None
-        self._csv = csv.writer(file, lineterminator="\n")
 
     def write(self, row):
         """Writes a dict; in CSV and TSV each class's probability is a column, probability_NAME."""
         if self.format == "jsonl":
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._write(json.dumps(row, ensure_ascii=False) + "\n")
             return
         flat = dict(_flat(row))
         if self._columns is None:
@@ -255,19 +266,30 @@ class TableWriter:
     def _line(self, fields):
         fields = [f if isinstance(f, str) else json.dumps(f, ensure_ascii=False) for f in fields]
         if self.format == "csv":
-            self._csv.writerow(fields)
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(fields)
+            self._write(line.getvalue())
             return
         for field in fields:
             if set(field) & set("\t\r\n"):
                 raise UserError(f"{field!r} cannot stand in TSV: write CSV or JSON lines.")
-        self.file.write("\t".join(fields) + "\n")
+        self._write("\t".join(fields) + "\n")
+
+    def _write(self, line):
+        if not _is_unicode(line):
+            raise UserError(f"{line!r:.80} has half a surrogate pair, which no file can hold.")
+        self.file.write(line)
 
 
 def _flat(row):
     for name, value in row.items():
         if isinstance(value, dict) and name == "probabilities":
             yield from ((f"probability_{key}", each) for key, each in value.items())
-        elif isinstance(value, list) and name == "labels":
+        elif name == "labels" and isinstance(value, list) and _are_texts(value):
             yield name, ",".join(value)
         else:
             yield name, value
+
+
+def _are_texts(values):
+    return all(isinstance(value, str) for value in values)

@@ -1,8 +1,10 @@
 """Tables labelled in their order."""
 
+import concurrent.futures
 import gzip
 import io
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -96,6 +98,21 @@ def test_kept_columns_stand_before_the_predictions_and_lose_none(label):
     assert kept == (
         "text,input_label,note,label,probability_no,probability_yes\nab,1,x\ty,2,0.02,0.98\n"
     )
+    # The predictions of another model, labelled again, are all there.
+    content = "text,label,input_label,probability_no\nab,1,orig,0.777\n"
+    first, second = label("a.csv", content, "csv", keep=["*"]).splitlines()
+    named = dict(zip(first.split(","), second.split(","), strict=True))
+    assert named == {
+        **{"text": "ab", "input_label": "1", "input_input_label": "orig"},
+        **{"input_probability_no": "0.777", "label": "2"},
+        **{"probability_no": "0.02", "probability_yes": "0.98"},
+    }
+    rows = '{"text": "x", "labels": ["a", 1]}\n'
+    assert '["a", 1]\t' in label("a.jsonl", rows, "tsv", keep=["labels"])
+    rows = '{"text": "x", "id": "\\ud800"}\n'
+    with pytest.raises(UserError, match="ud800.* has half a surrogate pair"):
+        label("a.jsonl", rows, "csv", keep=["id"])
+    content = 'text,label,note\nab,1,"x\ty"\n'
     with pytest.raises(UserError, match="cannot stand in TSV: write CSV or JSON lines"):
         label("a.csv", content, "tsv", keep=["note"])
     with pytest.raises(UserError, match="not all rows have 'b': write JSON lines"):
@@ -182,3 +199,20 @@ def test_a_tagger_s_words_and_entities(tmp_path):
         "tag_score": 0.5,
     }
     assert second["word"] == "sat" and json.loads(out.read_text())["entities"] == []
+
+
+def test_links_stay_and_pipes_take_the_predictions(label, tmp_path):
+    real = tmp_path / "real.tsv"
+    real.write_text("old")
+    (tmp_path / "out.tsv").symlink_to(real)
+    expected = "label\tprobability_no\tprobability_yes\n1\t0.01\t0.99\n"
+    assert label("a.txt", "x\n") == expected
+    assert (tmp_path / "out.tsv").is_symlink() and real.read_text() == expected
+    (tmp_path / "out.tsv").unlink()
+    os.mkfifo(tmp_path / "out.tsv")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "out.tsv").read_text)
+        with prediction._opened(str(tmp_path / "out.tsv")) as file:
+            file.write(expected)
+        assert read.result(timeout=30) == expected
+    assert (tmp_path / "out.tsv").is_fifo()
