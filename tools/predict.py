@@ -21,7 +21,7 @@ from convbert_tf import console
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A fine-tuned preset, the run that made it, hf://owner/name, or an exported SavedModel.",
+    "A fine-tuned preset, the run that made it, hf://owner/name, or an exported model.",
     required=True,
 )
 INPUT = flags.DEFINE_string("input", "-", "A file; - is standard input.")

@@ -10,6 +10,7 @@ _PUBLIC = {
     "QuestionAnswererServer": "questions",
     "TaggerServer": "tokens",
     "export": "saved_model",
+    "export_litert": "litert_export",
     "freeze": "inference",
     "load": "loading",
 }

@@ -4,9 +4,11 @@ They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving
 `tf.saved_model.load` in a process that has nothing of this package.
 """
 
+import contextlib
 import inspect
 import os
 
+import keras
 import tensorflow as tf
 
 from convbert_tf.config import check_length
@@ -17,15 +19,15 @@ from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenCl
 from convbert_tf.serving.inference import freeze, signature
 from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.tokens import TaggerServer
-from convbert_tf.text.characters import UNICODE_VERSION
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.text.unicode_rules import UNICODE_VERSION
 
 # Beside a SavedModel: its inputs, its labels, the lengths that it was exported with.
 SIGNATURE_FILE = "signature.json"
 
 
-def export(preset_dir, output_dir, max_seq_length=None, **options):
+def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **options):
     """Writes the SavedModel of a fine-tuned preset to `output_dir`.
 
     What is not given is as the model was trained and scored, if the preset tells it.
@@ -35,6 +37,7 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
             vocabulary, or what else presets.load takes.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
         max_seq_length: longest input in tokens; without a word on it the model's positions.
+        precision: that the encoder computes with: "float32" or "bfloat16".
         **options: of ClassifierServer, TaggerServer or QuestionAnswererServer; None is as not
             given.
 
@@ -44,16 +47,31 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
-    server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    with _precision(precision):
+        server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
         with undone_on_error(partial):
             tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            described = server.describe() | {
+                "precision": precision,
+                "unicode_version": UNICODE_VERSION,
+            }
             write_json(os.path.join(partial, SIGNATURE_FILE), described)
             os.replace(partial, output_dir)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def _precision(precision):
+    """Within it, encoders are made that compute in `precision`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def make_server(preset_dir, **given):
