@@ -82,6 +82,18 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("finetune", [FINETUNE, "--config.task.data_dri=x"], 2, ["data_dir"]),
         ("export_model", ["--preset=x"], 2, ["output_dir"]),
         ("export_model", ["--preset=x", "--output_dir=y", "--max_seq_length=3"], 2, ["3"]),
+        (
+            "export_model",
+            ["--preset=x", "--output_dir=y", "--precision=int8"],
+            1,
+            ["--format=saved_model it is float32 or bfloat16"],
+        ),
+        (
+            "export_model",
+            ["--preset=x", "--output_dir=y", "--check_data=z"],
+            1,
+            ["--check_data goes with --format=litert"],
+        ),
         ("compare_runs", ["--run=no/such/run"], 1, ["'no/such/run' is no run that has been eval"]),
         ("build_pretraining_data", ["--input=x", "--output_dir=y"], 2, ["vocab_file"]),
         (

@@ -77,7 +77,21 @@ def main(_):
 
     options["precision"] = PRECISION.value or "float32"
     serving.export(PRESET.value, OUTPUT_DIR.value, **options)
+    if PRECISION.value == "bfloat16":
+        units = "this one has" if _has_bfloat16_units() else "this one does not have"
+        console.say(
+            "bfloat16 is quicker only on processors with units for it (flags avx512_bf16 or "
+            f"amx_bf16), which {units}, and slower on others"
+        )
     console.say(f"the SavedModel is in {OUTPUT_DIR.value}")
+
+
+def _has_bfloat16_units():
+    """Whether the processor says so; where there is no /proc/cpuinfo, False."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return False
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return bool({"avx512_bf16", "amx_bf16"} & set(file.read().split()))
 
 
 def _check_flags():
@@ -115,17 +129,27 @@ def _export_litert(options):
 
 def _task():
     """The TaskConfig of --check_data: a run's, or that of the preset's run with other data."""
-    given, data = CHECK_DATA.value, {}
-    run = given
-    if not os.path.exists(os.path.join(given, "preset", config.CONFIG_FILE)):
-        if not os.path.exists(given):
-            raise console.UserError(f"--check_data={given} is not there.")
-        run = _run_of_the_preset()
-        data = {"dev_file": given} if os.path.isfile(given) else {"data_dir": given}
-    values = files.read_json(os.path.join(run, config.CONFIG_FILE), "the config of a run")
+    given = CHECK_DATA.value
+    if os.path.exists(os.path.join(given, "preset", config.CONFIG_FILE)):
+        return _task_of(given)
+    if not os.path.exists(given):
+        raise console.UserError(f"--check_data={given} is not there.")
+    task = _task_of(_run_of_the_preset())
+    is_file = os.path.isfile(given)
+    if is_file and task.name in config.GLUE_EPOCHS:
+        raise console.UserError(f"--check_data={given}: {task.name} takes a folder with a dev.tsv.")
+    if not is_file and task.name == config.OWN_TASK:
+        raise console.UserError(f"--check_data={given}: a task of one's own takes a file.")
+    changes = {"dev_file": given} if is_file else {"dev_file": "", "data_dir": given}
+    return dataclasses.replace(task, **changes)
+
+
+def _task_of(run):
+    """The TaskConfig of a run, with the preset to start from."""
+    path = os.path.join(run, config.CONFIG_FILE)
+    values = files.read_json(path, "the config of a fine-tuning run")
     experiment = config.from_config_dict(config.FinetuningExperiment, values)
-    changes = data | {"init_from": PRESET.value}
-    return dataclasses.replace(experiment.task, **changes)
+    return dataclasses.replace(experiment.task, init_from=PRESET.value)
 
 
 def _run_of_the_preset():

@@ -7,6 +7,7 @@ loaded.
 
 import collections
 import os
+import sys
 import threading
 from typing import Required, TypedDict
 
@@ -16,6 +17,7 @@ from convbert_tf.console import UserError
 from convbert_tf.files import read_json, sha256
 from convbert_tf.serving import litert_decoding
 from convbert_tf.text.plain_tokenization import PlainTokenizer
+from convbert_tf.text.unicode_rules import UNICODE_VERSION
 from convbert_tf.text.vocabulary import VOCAB_FILE
 
 MODEL_FILE, SETTINGS_FILE, SIGNATURE = "model.tflite", "settings.json", "serving_default"
@@ -23,7 +25,11 @@ MODEL_FILE, SETTINGS_FILE, SIGNATURE = "model.tflite", "settings.json", "serving
 # takes 10 ms (small, int8) to be set up, of which 32 tokens take 3.5 to compute.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _SPARE = 48  # tokens of padding that cost about as much as to set an interpreter up
-_WEIGHTS_MB = 110  # of the repacked weights of all interpreters together
+# Tokens times bytes of the model. Threads wait for each other in every operator: small in int8
+# takes 3.6 ms for 32 tokens with one thread and 4.3 with two, and 12 and 7 ms for 128 tokens.
+_WORTH_A_THREAD = 800_000_000
+# Of all interpreters together: their repacked weights, and the lengths of their inputs.
+_WEIGHTS_MB, _MOST_TOKENS = 110, 512
 
 
 class Entity(TypedDict):
@@ -65,7 +71,8 @@ def load(directory, num_threads=None):
 
     Args:
         directory: that tools/export_model.py --format=litert has written.
-        num_threads: threads that compute a text; None: as many as there are processors, at most 4.
+        num_threads: threads that compute a text; None: as many as its length and the model are
+            worth, at most 4 and as many as there are processors.
 
     Raises:
         UserError: there is no such model or it is damaged; ai-edge-litert is not installed.
@@ -80,6 +87,12 @@ def load(directory, num_threads=None):
                 f"{path} is not the file that {SETTINGS_FILE} was written for: the model is "
                 "damaged or was edited; copy or export it again."
             )
+    if settings.get("unicode_version", UNICODE_VERSION) != UNICODE_VERSION:
+        print(
+            f"{directory}: exported with Unicode {settings['unicode_version']}, this Python has "
+            f"{UNICODE_VERSION}; characters that only one of them knows may get other ids",
+            file=sys.stderr,
+        )
     normalization = (settings["lower_case"], settings["strip_accents"])
     tokenizer = PlainTokenizer(os.path.join(directory, VOCAB_FILE), *normalization)
     compute = Compute(os.path.join(directory, MODEL_FILE), settings, num_threads)
@@ -111,7 +124,7 @@ class Compute:
     def __init__(self, path, settings, num_threads=None):
         with open(path, "rb") as file:
             self._content = file.read()  # all interpreters share it
-        self.num_threads = num_threads or min(4, _num_processors())
+        self._num_threads = num_threads
         longest = settings["max_seq_length"]
         self.lengths = [*(n for n in LENGTHS if n < longest), longest]
         if settings["padding"] == "full":
@@ -134,25 +147,33 @@ class Compute:
         """A length that `size` tokens fit in, and what computes inputs of it."""
         length = next(n for n in self.lengths if n >= size)
         if length not in self._slots:
-            if len(self._slots) < self._most_slots:
-                self._slots[length] = self._new()
-            else:
-                near = [n for n in self._slots if length < n <= length + _SPARE]
-                if near:
+            runner = None
+            while not self._has_room(length):
+                if near := [n for n in self._slots if length < n <= length + _SPARE]:
                     length = min(near)
-                else:
-                    _, self._slots[length] = self._slots.popitem(last=False)
+                    break
+                _, runner = self._slots.popitem(last=False)
+            self._slots.setdefault(length, runner)
+        if self._slots[length] is None:
+            self._slots[length] = self._new(length)
         self._slots.move_to_end(length)
         return length, self._slots[length]
 
-    def _new(self):
+    def _has_room(self, length):
+        """Whether one more interpreter, of this length, may be kept."""
+        tokens = sum(self._slots) + length
+        return not self._slots or (len(self._slots) < self._most_slots and tokens <= _MOST_TOKENS)
+
+    def _new(self, length):
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise UserError(
                 "a LiteRT model needs its interpreter: pip install ai-edge-litert."
             ) from error
-        interpreter = Interpreter(model_content=self._content, num_threads=self.num_threads)
+        worth = length * len(self._content) // _WORTH_A_THREAD
+        threads = self._num_threads or max(1, min(worth, 4, _num_processors()))
+        interpreter = Interpreter(model_content=self._content, num_threads=threads)
         return interpreter.get_signature_runner(SIGNATURE)
 
 
@@ -231,11 +252,11 @@ class Classifier(_Server):
     def _inputs(self, first, second):
         """Yields the ids of each text, cut to what fits, or of each pair."""
         limit = self.settings["max_seq_length"] - 2
+        first = self.tokenizer.tokenize(first, limit)
         if second is None:
-            yield from ([ids[:limit]] for ids in self.tokenizer.tokenize(first))
+            yield from ([ids] for ids in first)
             return
-        tokenize = self.tokenizer.tokenize
-        for a, b in zip(tokenize(first), tokenize(second), strict=True):
+        for a, b in zip(first, self.tokenizer.tokenize(second, limit), strict=True):
             yield _truncate_pair(a, b, limit - 1)
 
     def _outputs(self, logits):
@@ -304,11 +325,10 @@ class QuestionAnswerer(_Server):
 
     def _answer(self, questions, contexts):
         decode = litert_decoding.Answers(self.settings)
-        queries = self.tokenizer.tokenize(questions)
+        queries = self.tokenizer.tokenize(questions, self.settings["max_query_length"])
         found = []
         pieces = self.tokenizer.tokenize_with_offsets(contexts)
         for query, of_context, context in zip(queries, pieces, contexts, strict=True):
-            query = query[: self.settings["max_query_length"]]
             found.append(decode(context, of_context, self._windows(query, of_context.ids)))
         return decode.joined(found)
 

@@ -61,18 +61,20 @@ class PlainTokenizer:
         self._characters = _Characters(self.lower_case, self.strip_accents)
         self._remembered = {}
 
-    def tokenize(self, texts):
-        """Ids of each of `texts` (str, or bytes of UTF-8): a list of lists."""
-        return [self._ids(_as_str(text)) for text in texts]
+    def tokenize(self, texts, limit=None):
+        """Ids of each of `texts` (str, or bytes of UTF-8), the first `limit`: a list of lists."""
+        return [self._ids(_as_str(text), limit) for text in texts]
 
     def tokenize_with_offsets(self, texts):
         """The Pieces of each of `texts` (str, or bytes of UTF-8), in a list."""
         return [self._pieces(_as_str(text)) for text in texts]
 
-    def _ids(self, text):
+    def _ids(self, text, limit):
         ids = []
-        for unit in _UNIT.findall(text):
-            ids += self._of_unit(unit).ids
+        for unit in _UNIT.finditer(text):
+            ids += self._of_unit(unit[0]).ids
+            if limit is not None and len(ids) >= limit:
+                return ids[:limit]
         return ids
 
     def _pieces(self, text):

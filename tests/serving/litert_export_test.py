@@ -98,7 +98,7 @@ def test_only_builtin_operators(folder, findings):
 )
 def test_a_loss_above_half_a_point_falls_back_to_float32(capsys, metric, float32, int8, chosen):
     scores = {"float32": {metric: float32}, "int8": {metric: int8}}
-    found = litert_check.Findings({}, {}, 1.0, "logits", {}, 1, "x", metric, scores)
+    found = litert_check.Findings({}, {}, 1.0, "logits", {}, "x", metric, scores)
     assert litert_export._choose(found, "int8") == chosen
     said = capsys.readouterr().out
     assert ("0.60 points" in said and said.count("\n") == 1) == (chosen == "float32")

@@ -215,3 +215,13 @@ def test_a_damaged_directory_is_refused(folder, tmp_path):
     (directory / "settings.json").write_text(json.dumps(settings | {"kind": "other"}))
     with pytest.raises(UserError, match="'other' is no kind of model"):
         litert.load(str(directory))
+
+
+def test_another_version_of_unicode_is_told(folder, tmp_path, capsys):
+    directory = tmp_path / "old"
+    shutil.copytree(exported(folder, "classes"), directory)
+    settings = json.loads((directory / "settings.json").read_text())
+    settings["unicode_version"] = "9.0.0"
+    (directory / "settings.json").write_text(json.dumps(settings))
+    litert.load(str(directory))
+    assert "exported with Unicode 9.0.0, this Python has" in capsys.readouterr().err
