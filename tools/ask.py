@@ -49,7 +49,10 @@ def main(_):
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
     outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
-    outputs = {name: outputs[name] for name in sorted(outputs, key=answers.place)}
+    # As the text has them, UTF-8 or not.
+    exact = {name: outputs.get(f"{name}_bytes", values) for name, values in outputs.items()}
+    names = sorted((n for n in exact if not n.endswith("_bytes")), key=answers.place)
+    outputs = {name: exact[name] for name in names}
     columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
     found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
     if "num_words" in outputs:

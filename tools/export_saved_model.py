@@ -23,6 +23,14 @@ NULL_THRESHOLD = flags.DEFINE_float(
     None,
     'SQuAD 2.0: log-odds of "no answer" above which the answer is ""; inf to answer all.',
 )
+N_BEST_SIZE = flags.DEFINE_integer("n_best_size", None, "Answers that n_best gives; 20.")
+PADDING = flags.DEFINE_enum(
+    "padding",
+    None,
+    ["longest", "full"],
+    "To what inputs are padded: the longest that is computed with them (the default), or "
+    "max_seq_length, as the model was scored. It matters to models without mask_convolution.",
+)
 
 
 def main(_):
@@ -36,6 +44,8 @@ def main(_):
         MAX_QUERY_LENGTH,
         MAX_ANSWER_LENGTH,
         NULL_THRESHOLD,
+        N_BEST_SIZE,
+        PADDING,
     )
     options = {flag.name: flag.value for flag in given}
     serving.export(PRESET.value, OUTPUT_DIR.value, **options)

@@ -47,7 +47,12 @@ def freeze(model):
 
 def shared(model):
     """`freeze(model)` as one function of the graph, which all signatures of a SavedModel call."""
-    return tf.function(freeze(model), input_signature=[dict(IDS)], autograph=False)
+    return tf.function(
+        freeze(model),
+        input_signature=[dict(IDS)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def signature(function, **specs):

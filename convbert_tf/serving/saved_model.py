@@ -10,7 +10,7 @@ import os
 import tensorflow as tf
 
 from convbert_tf.config import check_length
-from convbert_tf.console import UserError, reason
+from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
@@ -26,7 +26,7 @@ SIGNATURE_FILE = "signature.json"
 
 
 def export(preset_dir, output_dir, max_seq_length=None, **options):
-    """Writes the SavedModel of a fine-tuned preset to `output_dir`.
+    """Writes the SavedModel of a fine-tuned preset to `output_dir`, and what servers read there.
 
     What is not given is as the model was trained and scored, if the preset tells it.
 
@@ -45,6 +45,11 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
     server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    if server.moves_with_padding:
+        say(
+            "this model sees its padding (mask_convolution=False), so its answers move a little "
+            "with what a text is batched with; --padding=full serves what was scored, and is slower"
+        )
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
         with undone_on_error(partial):
@@ -58,9 +63,10 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
 
 
 def make_server(preset_dir, **given):
-    """The ClassifierServer or QuestionAnswererServer of a fine-tuned preset.
+    """The ClassifierServer, TaggerServer or QuestionAnswererServer of a fine-tuned preset.
 
-    Args and errors as for `export`.
+    Args and errors as for `export`. Its attribute `moves_with_padding` tells whether its answers
+    depend on what else is computed with a text.
     """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
@@ -81,7 +87,11 @@ def make_server(preset_dir, **given):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    return kind(model, WordPieceTokenizer(*vocabulary), **options)
+    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
+    config = model.encoder.config
+    leaks = config.conv_type == "sdconv" and not config.mask_convolution
+    server.moves_with_padding = leaks and server.padding == "longest"
+    return server
 
 
 _SERVERS = {
