@@ -92,7 +92,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
             "export_model",
             ["--preset=x", "--output_dir=y", "--check_data=z"],
             1,
-            ["--check_data goes with --format=litert"],
+            ["--check_data does not go with --format=saved_model"],
         ),
         ("compare_runs", ["--run=no/such/run"], 1, ["'no/such/run' is no run that has been eval"]),
         ("build_pretraining_data", ["--input=x", "--output_dir=y"], 2, ["vocab_file"]),

@@ -37,7 +37,10 @@ def main(_):
 
     ask = _ask_litert if litert.holds_model(SAVED_MODEL.value) else _ask_saved_model
     outputs = ask(given)
-    outputs = {name: outputs[name] for name in sorted(outputs, key=answers.place)}
+    # As the text has them, UTF-8 or not.
+    exact = {name: outputs.get(f"{name}_bytes", values) for name, values in outputs.items()}
+    names = sorted((n for n in exact if not n.endswith("_bytes")), key=answers.place)
+    outputs = {name: exact[name] for name in names}
     columns = [[_plain(value) for value in values] for values in outputs.values()]
     found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
     if "num_words" in outputs:

@@ -35,13 +35,16 @@ CHECK_DATA = flags.DEFINE_string(
     "litert: data with labels to score the networks on. The run of tools/finetune.py that made the "
     "preset, for its own dev split; or, of the task of that run, a folder of its data, or a file.",
 )
+N_BEST_SIZE = flags.DEFINE_integer(
+    "n_best_size", None, "saved_model: answers that n_best gives; 20."
+)
 PADDING = flags.DEFINE_enum(
     "padding",
     None,
     ["longest", "full"],
-    "full pads each text to max_seq_length, as a model whose convolution sees padding was scored; "
-    "longest (by default) to the longest of a request. With litert each text gets what it gets "
-    "alone, without padding, unless that is full.",
+    "To what inputs are padded: the longest that is computed with them (the default), or "
+    "max_seq_length, as the model was scored. It matters to models without mask_convolution; by "
+    "default litert computes them as if each text were alone, without padding.",
 )
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input, or window of a context, in tokens.", lower_bound=8
@@ -65,6 +68,7 @@ def main(_):
         MAX_QUERY_LENGTH,
         MAX_ANSWER_LENGTH,
         NULL_THRESHOLD,
+        N_BEST_SIZE,
         PADDING,
     )
     options = {flag.name: flag.value for flag in given}
@@ -103,10 +107,11 @@ def _check_flags():
             f"--precision={PRECISION.value}: with --format={FORMAT.value} it is "
             f"{' or '.join(precisions)}."
         )
-    if FORMAT.value == "litert":
-        return
-    if CHECK_DATA.value:
-        raise console.UserError("--check_data goes with --format=litert.")
+    others = {"litert": N_BEST_SIZE, "saved_model": CHECK_DATA}
+    if others[FORMAT.value].value is not None:
+        raise console.UserError(
+            f"--{others[FORMAT.value].name} does not go with --format={FORMAT.value}."
+        )
 
 
 def _export_litert(options):

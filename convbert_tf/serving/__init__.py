@@ -6,7 +6,7 @@ What is public here is loaded when it is first used.
 import importlib
 
 _PUBLIC = {
-    "ClassifierServer": "saved_model",
+    "ClassifierServer": "sentences",
     "QuestionAnswererServer": "questions",
     "TaggerServer": "tokens",
     "export": "saved_model",

@@ -73,10 +73,10 @@ class Check:
         model: the Keras model.
         tokenizer: WordPieceTokenizer.
         settings: litert.Settings.
+        task: config.TaskConfig to score on the dev split of, or None.
 
     Call:
         networks: precision -> path of a .tflite file.
-        task: config.TaskConfig to score on the dev split of, or None.
         Returns Findings.
 
     Raises:
@@ -84,11 +84,11 @@ class Check:
             the task is not the model's.
     """
 
-    def __init__(self, model, tokenizer, settings):
+    def __init__(self, model, tokenizer, settings, task=None):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self._family = self._make_family(task) if task else None
 
-    def __call__(self, networks, task=None):
-        family = task and self._family(task)
+    def __call__(self, networks):
         with without_stderr():
             networks_of = {name: Compute(path, self.settings) for name, path in networks.items()}
         output, expected = self._expected()
@@ -103,8 +103,8 @@ class Check:
                 f"the converted network differs from the model by {findings.difference['float32']} "
                 f"({output}): export a SavedModel instead."
             )
-        if family:
-            self._score(findings, networks_of, family)
+        if self._family:
+            self._score(findings, networks_of, self._family)
         return findings
 
     def _expected(self):
@@ -164,7 +164,7 @@ class Check:
 
     # --- scores ---
 
-    def _family(self, task):
+    def _make_family(self, task):
         """The family of `task`, with lengths and threshold as the model is served."""
         names = ("max_seq_length", "doc_stride", "max_query_length", "max_answer_length")
         changes = {name: self.settings[name] for name in names if name in self.settings}

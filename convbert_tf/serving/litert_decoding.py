@@ -25,6 +25,11 @@ def padded(rows, dtype):
     return array
 
 
+def readable(text):
+    """Bytes with U+FFFD for what is no UTF-8."""
+    return text.decode("utf-8", "replace").encode("utf-8")
+
+
 # --- windows ---
 
 
@@ -125,10 +130,10 @@ class Answers:
             answer["no_answer_probability"] = 1 / (1 + np.exp(-odds, dtype=np.float32))
             if self._threshold is not None and odds > self._threshold:
                 end = start
-        start_char = _num_characters(context[:start])
-        end_char = start_char + _num_characters(context[start:end])
-        places = {"start": start, "end": end, "start_char": start_char, "end_char": end_char}
-        return answer | {"answer": context[start:end]} | places
+        chars = [len(context[:at].decode("utf-8", "replace")) for at in (start, end)]
+        places = {"start": start, "end": end, "start_char": chars[0], "end_char": chars[1]}
+        answered = context[start:end]
+        return answer | {"answer": readable(answered), "answer_bytes": answered} | places
 
     def _best(self, window, outputs):
         """(score, first piece, last piece) of the best span of a window."""
@@ -148,18 +153,13 @@ class Answers:
     def joined(self, answers):
         """The answers [B] as arrays by the names of the outputs."""
         integers = dict.fromkeys(("start", "end", "start_char", "end_char"), np.int64)
-        dtypes = {"score": np.float32, "answer": object, **integers}
+        dtypes = {"score": np.float32, "answer": object, "answer_bytes": object, **integers}
         if self._answerable:
             dtypes |= dict.fromkeys(("null_odds", "no_answer_probability"), np.float32)
         return {
             name: np.array([answer[name] for answer in answers], dtype)
             for name, dtype in dtypes.items()
         }
-
-
-def _num_characters(text):
-    """Code points of bytes, as TensorFlow counts them: bytes that begin one."""
-    return int((np.frombuffer(text, np.uint8) & 0xC0 != 0x80).sum())
 
 
 # --- tags ---
@@ -197,7 +197,7 @@ class Tags:
             "tag": [self._labels[tag] for tag in tags],
             "tag_score": probabilities[firsts].max(axis=-1),
         }
-        found = words | {"word": _cut(text, words["word_start"], words["word_end"])}
+        found = words | _cut(text, words["word_start"], words["word_end"], "word")
         if self._entities:
             found |= self._find_entities(text, tags, words)
         return found
@@ -215,8 +215,7 @@ class Tags:
             before = part
         starts = [words["word_start"][group[0]] for group in groups]
         ends = [words["word_end"][group].max() for group in groups]
-        return {
-            "entity": _cut(text, starts, ends),
+        return _cut(text, starts, ends, "entity") | {
             "entity_start": starts,
             "entity_end": ends,
             "entity_label": [parts[group[0]]["kind"].encode("utf-8") for group in groups],
@@ -231,12 +230,19 @@ class Tags:
             tables["entities"] = ("entity", "entity_label", "entity_score")
         for plural, (name, label, score) in tables.items():
             outputs[f"num_{plural}"] = np.array([len(each.get(name, ())) for each in found], int)
-            dtypes = {name: object, f"{name}_start": np.int64, f"{name}_end": np.int64}
+            dtypes = {
+                name: object,
+                f"{name}_bytes": object,
+                f"{name}_start": np.int64,
+                f"{name}_end": np.int64,
+            }
             dtypes |= {label: object, score: np.float32}
             for key, dtype in dtypes.items():
                 outputs[key] = padded([each.get(key, ()) for each in found], dtype)
         return outputs
 
 
-def _cut(text, starts, ends):
-    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+def _cut(text, starts, ends, name):
+    """What stands in `text` at these bytes, readable as `name` and as it is as `name`_bytes."""
+    parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+    return {name: list(map(readable, parts)), f"{name}_bytes": parts}

@@ -58,13 +58,13 @@ def export_litert(preset_dir, output_dir, precision="int8", padding=None, task=N
         raise UserError(f"padding must be longest or full, got {padding!r:.60}.")
     model = _model(formats.read(directory), padding)
     settings = _settings(server) | {"padding": padding}
+    check = litert_check.Check(model, server.tokenizer, settings, task)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
         with undone_on_error(partial), tempfile.TemporaryDirectory() as work_dir:
             networks = _convert(model, work_dir, precision)
             say("checking it")
-            check = litert_check.Check(model, server.tokenizer, settings)
-            findings = check(networks, task)
+            findings = check(networks)
             chosen = _choose(findings, precision)
             _write(partial, networks[chosen], settings | {"precision": chosen}, server.tokenizer)
             card = _card(os.path.basename(output_dir.rstrip("/")), settings, chosen, findings)

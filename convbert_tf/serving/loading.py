@@ -31,7 +31,8 @@ class Served:
     Attributes:
         inputs: names of its inputs: ["text"], ["text_a", "text_b"] or ["question", "context"].
         labels: names of its classes, or None where it has none or they are not known.
-        call: a function of string tensors [B] by these names -> dict of tensors [B, ...].
+        call: a function of string tensors [B] by these names -> dict of tensors [B, ...]; without
+            the outputs that end in _bytes, which give the texts of others again.
         owner: of the weights that `call` computes with; they go when it goes.
         lengths: a function of n texts -> about how many tokens each has, [n].
     """
@@ -66,7 +67,16 @@ def load(source, **options):
     def lengths(texts):
         return server.tokenizer.tokenize(texts).row_lengths().numpy()
 
-    return Served(described["inputs"], described.get("labels"), server.serve, server, lengths)
+    call = _without_bytes(server.serve)
+    return Served(described["inputs"], described.get("labels"), call, server, lengths)
+
+
+def _without_bytes(serve):
+    def call(**texts):
+        outputs = serve(**texts)
+        return {name: x for name, x in outputs.items() if not name.endswith("_bytes")}
+
+    return call
 
 
 def _exported_kind(source):
@@ -86,7 +96,7 @@ def _load_litert(directory):
         outputs = model(**{name: tensor.numpy() for name, tensor in texts.items()})
         return {name: tf.constant(values) for name, values in outputs.items()}
 
-    return Served(model.inputs, model.labels, call, model, model.token_counts)
+    return Served(model.inputs, model.labels, _without_bytes(call), model, model.token_counts)
 
 
 def _load_saved_model(directory):
@@ -102,4 +112,5 @@ def _load_saved_model(directory):
     inputs, labels = described.get("inputs"), described.get("labels")
     if not isinstance(inputs, list) or set(inputs) != set(names):
         inputs = sorted(names)
-    return Served(inputs, labels if isinstance(labels, list) else None, serve, loaded)
+    labels = labels if isinstance(labels, list) else None
+    return Served(inputs, labels, _without_bytes(serve), loaded)

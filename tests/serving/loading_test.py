@@ -52,6 +52,7 @@ def test_a_preset_a_run_and_exported_models_answer_alike(folder):
         np.testing.assert_allclose(other["probabilities"], answers[0]["probabilities"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_model_may_compute_in_bfloat16(folder, tmp_path):
     serving.export(str(folder / "preset"), str(tmp_path / "1"), precision="bfloat16")
     given = {"text_a": tf.constant(["cat dog"]), "text_b": tf.constant(["."])}
