@@ -28,8 +28,9 @@ PADDING = flags.DEFINE_enum(
     "padding",
     None,
     ["longest", "full"],
-    "To what inputs are padded: the longest that is computed with them (the default), or "
-    "max_seq_length, as the model was scored. It matters to models without mask_convolution.",
+    "longest, the default: to the longest text that is computed at once. full: answers as if all "
+    "were padded to max_seq_length, as the model is scored; only models without mask_convolution "
+    "answer otherwise, and slower.",
 )
 
 
