@@ -42,9 +42,9 @@ PADDING = flags.DEFINE_enum(
     "padding",
     None,
     ["longest", "full"],
-    "To what inputs are padded: the longest that is computed with them (the default), or "
-    "max_seq_length, as the model was scored. It matters to models without mask_convolution; by "
-    "default litert computes them as if each text were alone, without padding.",
+    "longest, the default: to the longest text that is computed at once; litert: as if each text "
+    "were alone. full: answers as if all were padded to max_seq_length, as the model is scored; "
+    "only models without mask_convolution answer otherwise, and slower.",
 )
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input, or window of a context, in tokens.", lower_bound=8

@@ -79,16 +79,33 @@ def of_ids(function, model):
     return signature(checked, **IDS)
 
 
-def trimmed(inputs):
-    """A model's inputs without the columns that are padding in all rows."""
-    longest = tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1))
-    return {name: values[:, :longest] for name, values in inputs.items()}
+class Padding:
+    """How much padding is computed behind texts of `model`.
 
+    Args:
+        kind: "longest": none behind the longest row that is computed at once. "full": as much as
+            changes anything, which gives the outputs of rows that are padded to `max_seq_length`.
+        model: see above.
+        max_seq_length: T at most.
+    """
 
-def check_padding(padding):
-    """Refuses what is no way to pad: to the longest row that is computed at once, or in full."""
-    if padding not in PADDINGS:
-        raise UserError(f"padding must be {' or '.join(PADDINGS)}, got {padding!r:.60}.")
+    def __init__(self, kind, model, max_seq_length):
+        if kind not in PADDINGS:
+            raise UserError(f"padding must be {' or '.join(PADDINGS)}, got {kind!r:.60}.")
+        reach = model.encoder.config.padding_reach
+        self.kind, self._max_seq_length = kind, max_seq_length
+        self.spare = reach if kind == "full" else 0
+        # Whether outputs depend on what else is computed with a text.
+        self.matters = reach > self.spare
+
+    def __call__(self, inputs):
+        """`inputs` [B, T] with this padding behind the longest of them, and no other."""
+        longest = tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1))
+        inputs = {name: values[:, :longest] for name, values in inputs.items()}
+        if not self.spare:
+            return inputs
+        more = tf.minimum(self.spare, self._max_seq_length - longest)
+        return {name: tf.pad(values, [[0, 0], [0, more]]) for name, values in inputs.items()}
 
 
 def check_counts(**counts):

@@ -41,12 +41,12 @@ class Entity(TypedDict):
 
 
 class Settings(TypedDict, total=False):
-    """What settings.json holds (see schema.py)."""
+    """What settings.json holds (see schema.py); `spare`: tokens of padding behind each input."""
 
     kind: Required[str]
     inputs: Required[list[str]]
     max_seq_length: Required[int]
-    padding: Required[str]
+    spare: Required[int]
     lower_case: Required[bool]
     strip_accents: Required[bool]
     sha256: Required[dict[str, str]]
@@ -127,8 +127,7 @@ class Compute:
         self._num_threads = num_threads
         longest = settings["max_seq_length"]
         self.lengths = [*(n for n in LENGTHS if n < longest), longest]
-        if settings["padding"] == "full":
-            self.lengths = [longest]
+        self._spare = settings["spare"]
         self._most_slots = max(1, _WEIGHTS_MB * 1_000_000 // len(self._content))
         self._slots = collections.OrderedDict()  # length -> runner, the last used at the end
         self._lock = threading.Lock()
@@ -145,7 +144,8 @@ class Compute:
 
     def _slot(self, size):
         """A length that `size` tokens fit in, and what computes inputs of it."""
-        length = next(n for n in self.lengths if n >= size)
+        least = min(size + self._spare, self.lengths[-1])
+        length = next(n for n in self.lengths if n >= least)
         if length not in self._slots:
             runner = None
             while not self._has_room(length):

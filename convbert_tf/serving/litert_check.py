@@ -124,8 +124,8 @@ class Check:
         return name, expected
 
     def _padded(self, inputs):
-        """`inputs` as `Compute` pads them where a model sees its padding."""
-        if self.settings["padding"] != "full":
+        """`inputs` padded to the longest, where padding matters."""
+        if not self.settings["spare"]:
             return inputs
         longest = self.settings["max_seq_length"]
         return {k: tf.pad(x, [[0, 0], [0, longest - x.shape[1]]]) for k, x in inputs.items()}

@@ -15,7 +15,7 @@ from convbert_tf.console import UserError, reason, say, without_stderr
 from convbert_tf.files import sha256, undone_on_error, write_bytes, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.serving import litert, litert_check
-from convbert_tf.serving.inference import freeze, signature
+from convbert_tf.serving.inference import Padding, freeze, signature
 from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.saved_model import make_server
 from convbert_tf.serving.tokens import TaggerServer
@@ -39,7 +39,8 @@ def export_litert(preset_dir, output_dir, precision="int8", padding=None, task=N
         output_dir: a directory that is not there.
         precision: "int8" or "float32".
         padding: "longest" (or None): each input gets what it gets alone, without padding; "full":
-            it is padded to max_seq_length, as a model whose convolution sees padding was scored.
+            what it gets padded to max_seq_length, as a model whose convolution sees padding was
+            scored.
         task: config.TaskConfig of the data to score the networks on, or None.
         **options: as for saved_model.export.
 
@@ -53,11 +54,8 @@ def export_litert(preset_dir, output_dir, precision="int8", padding=None, task=N
         raise UserError(f"{output_dir} is there already; name a new directory.")
     directory = presets.fetch(presets.preset_of(preset_dir))
     server = make_server(directory, **options)
-    padding = padding or "longest"
-    if padding not in ("longest", "full"):
-        raise UserError(f"padding must be longest or full, got {padding!r:.60}.")
-    model = _model(formats.read(directory), padding)
-    settings = _settings(server) | {"padding": padding}
+    model, spare = _model(formats.read(directory), padding or "longest", server.max_seq_length)
+    settings = _settings(server) | {"spare": spare}
     check = litert_check.Check(model, server.tokenizer, settings, task)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
@@ -90,16 +88,23 @@ def _choose(findings, precision):
 # --- the network ---
 
 
-def _model(stored, padding):
-    """The model of a Stored one; with padding="longest" its convolution does not see padding.
+def _model(stored, padding, max_seq_length):
+    """The model of a Stored one, and how many tokens of padding it needs behind an input.
 
-    So an input gets what it gets alone, without padding, whatever it is padded to.
+    With padding="longest" its convolution does not see padding, so that an input gets what it gets
+    alone, whatever it is padded to.
     """
-    if padding == "longest":
-        config = copy.deepcopy(stored.config)
-        config["encoder"]["config"]["config"]["mask_convolution"] = True
-        stored = dataclasses.replace(stored, config=config)
-    return presets.build(stored)
+    model = presets.build(stored)
+    kept = Padding(padding, model, max_seq_length)
+    if not kept.matters:
+        return model, kept.spare
+    say(
+        "this model sees its padding (mask_convolution=False); here each text is answered as if it "
+        "were alone, without any. --padding=full answers as the model is scored, and is slower"
+    )
+    config = copy.deepcopy(stored.config)
+    config["encoder"]["config"]["config"]["mask_convolution"] = True
+    return presets.build(dataclasses.replace(stored, config=config)), 0
 
 
 def _convert(model, work_dir, precision):
@@ -184,17 +189,16 @@ def _write(directory, network, settings, tokenizer):
 def _card(name, settings, precision, findings):
     """README.md of the directory."""
     arguments = ", ".join(f'{each}=["..."]' for each in settings["inputs"])
-    padding = {
-        "longest": "Each text is computed as if it were alone, without padding.",
-        "full": f"Each text is padded to {settings['max_seq_length']} tokens.",
-    }
+    padding = (
+        "padded to its longest input, as the model was scored" if settings["spare"] else "alone"
+    )
     return f"""# {name}
 
 A {settings["kind"]} of convbert_tf for LiteRT, {precision}: `model.tflite` is the network, \
 `vocab.txt` and
 `settings.json` are what texts need before and after it. Inputs of up to \
 {settings["max_seq_length"]} tokens.
-{padding[settings["padding"]]}
+Each text gets what it gets {padding}.
 
 ```bash
 pip install ai-edge-litert && pip install --no-deps convbert-tf  # no TensorFlow is needed

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import check_counts, check_padding, of_ids, shared, signature
+from convbert_tf.serving.inference import Padding, check_counts, of_ids, shared, signature
 from convbert_tf.text.preprocessing import head, pack
 from convbert_tf.text.strings import cut, num_characters, readable
 
@@ -59,8 +59,8 @@ class QuestionAnswererServer(tf.Module):
         doc_stride, max_query_length, max_answer_length: as in config.TaskConfig.
         null_threshold: `null_odds` above which `answer` is ""; None or infinity never gives "".
         n_best_size: N.
-        padding: "longest" pads to the longest of the windows that are computed at once, "full" to
-            `max_seq_length`, as the model was scored.
+        padding: "longest" pads to the longest of the windows that are computed at once; "full"
+            answers as if all were padded to `max_seq_length`, as the model is scored.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class QuestionAnswererServer(tf.Module):
         super().__init__()
         counts = {"max_query_length": max_query_length, "max_answer_length": max_answer_length}
         check_counts(doc_stride=doc_stride, n_best_size=n_best_size, **counts)
-        check_padding(padding)
         if max_seq_length < max_query_length + 4:
             raise UserError(
                 f"max_seq_length {max_seq_length} must exceed max_query_length {max_query_length} "
@@ -93,7 +92,8 @@ class QuestionAnswererServer(tf.Module):
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
         self.max_answer_length, self.n_best_size = max_answer_length, n_best_size
         self.null_threshold = None if null_threshold == math.inf else null_threshold
-        self.padding, self._num_spans = padding, model.beam_size**2  # of a window
+        self.padding = Padding(padding, model, max_seq_length)
+        self._num_spans = model.beam_size**2  # of a window
         text = tf.TensorSpec([None], tf.string)
         self.serve = signature(self._serve, question=text, context=text)
         self._ids = of_ids(self._serve_ids, model)
@@ -178,15 +178,14 @@ class QuestionAnswererServer(tf.Module):
 
     def _search(self, read, choose, shape):
         """What `choose` makes of the spans of each window, `shape`, and the windows' null odds."""
-        length = self.max_seq_length if self.padding == "full" else None
 
         def of_part(part):
             query = tf.gather(read.query, part["example"])
-            inputs = pack(self.tokenizer, query, windowing.gather(read.pieces, part), length)
-            return self._chosen(self._compute(inputs), part, choose)
+            inputs = pack(self.tokenizer, query, windowing.gather(read.pieces, part))
+            return self._chosen(self._compute(self.padding(inputs)), part, choose)
 
         longest = tf.reduce_max(read.windows["offset"] + read.windows["length"] + 1)
-        longest = self.max_seq_length if length else longest
+        longest += self.padding.spare
         return windowing.in_parts(of_part, read.windows, longest, self._specs(shape))
 
     def _specs(self, shape):
@@ -240,7 +239,7 @@ class QuestionAnswererServer(tf.Module):
             "max_query_length": self.max_query_length,
             "max_answer_length": self.max_answer_length,
             "n_best_size": self.n_best_size,
-            "padding": self.padding,
+            "padding": self.padding.kind,
         }
         return described | ({"null_threshold": self.null_threshold} if self.answerable else {})
 

@@ -49,7 +49,7 @@ def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **o
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
     with _precision(precision):
         server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
-    if server.moves_with_padding:
+    if server.padding.matters:
         say(
             "this model sees its padding (mask_convolution=False), so its answers move a little "
             "with what a text is batched with; --padding=full serves what was scored, and is slower"
@@ -83,8 +83,7 @@ def _precision(precision):
 def make_server(preset_dir, **given):
     """The ClassifierServer, TaggerServer or QuestionAnswererServer of a fine-tuned preset.
 
-    Args and errors as for `export`. Its attribute `moves_with_padding` tells whether its answers
-    depend on what else is computed with a text.
+    Args and errors as for `export`.
     """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
@@ -105,11 +104,7 @@ def make_server(preset_dir, **given):
     foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
-    config = model.encoder.config
-    leaks = config.conv_type == "sdconv" and not config.mask_convolution
-    server.moves_with_padding = leaks and server.padding == "longest"
-    return server
+    return kind(model, WordPieceTokenizer(*vocabulary), **options)
 
 
 _SERVERS = {

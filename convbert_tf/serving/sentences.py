@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import check_padding, of_ids, shared, signature, trimmed
+from convbert_tf.serving.inference import Padding, of_ids, shared, signature
 from convbert_tf.text.preprocessing import TextPreprocessor
 
 
@@ -31,8 +31,8 @@ class ClassifierServer(tf.Module):
         pair: whether the input is a pair of texts.
         min_score, max_score: the range of a regression's labels, which were trained on from 0 to
             1; without a max_score the output is left as it is.
-        padding: "longest" pads to the longest of the texts that are computed at once, "full" to
-            `max_seq_length`, as the model was scored.
+        padding: "longest" pads to the longest of the texts that are computed at once; "full"
+            answers as if all were padded to `max_seq_length`, as the model is scored.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class ClassifierServer(tf.Module):
         padding="longest",
     ):
         super().__init__()
-        check_padding(padding)
         self.max_score, self.min_score = max_score, min_score or 0.0
-        self.multi_label, self.padding = model.multi_label, padding
+        self.multi_label = model.multi_label
+        self.padding = Padding(padding, model, max_seq_length)
         self._compute, self.tokenizer = shared(model), tokenizer
         self.num_classes, self.labels = model.num_classes, model.labels
         self.max_seq_length, self.pair = max_seq_length, pair
-        self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=padding == "full")
+        self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
         names = model.labels or [str(i) for i in range(model.num_classes)]
         self._labels = tf.constant(names)
         self._ids = of_ids(lambda inputs: self._outputs(self._logits(inputs)), model)
@@ -93,14 +93,14 @@ class ClassifierServer(tf.Module):
         return [found[name] for name in names]
 
     def _answer(self, texts):
-        return self._outputs(self._logits(self._preprocess(*texts), self.padding == "longest"))
+        return self._outputs(self._logits(self._preprocess(*texts), self.padding))
 
-    def _logits(self, inputs, trim=False):
+    def _logits(self, inputs, pad=lambda inputs: inputs):
         def compute(part):
-            return {"logits": self._compute(trimmed(part) if trim else part)}
+            return {"logits": self._compute(pad(part))}
 
         specs = {"logits": tf.TensorSpec([None, self.num_classes], tf.float32)}
-        length = tf.shape(inputs["input_ids"])[1]
+        length = tf.shape(inputs["input_ids"])[1] + self.padding.spare
         return windowing.in_parts(compute, inputs, length, specs)["logits"]
 
     def _outputs(self, logits):
@@ -129,7 +129,7 @@ class ClassifierServer(tf.Module):
             "inputs": inputs,
             "labels": self.labels,
             "max_seq_length": self.max_seq_length,
-            "padding": self.padding,
+            "padding": self.padding.kind,
         }
         if self.multi_label:
             described["multi_label"] = True

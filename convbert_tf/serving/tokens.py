@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import check_counts, check_padding, of_ids, shared, signature
+from convbert_tf.serving.inference import Padding, check_counts, of_ids, shared, signature
 from convbert_tf.tasks import tokens
 from convbert_tf.text.preprocessing import pack
 from convbert_tf.text.strings import cut, readable
@@ -45,19 +45,19 @@ class TaggerServer(tf.Module):
         tokenizer: WordPieceTokenizer.
         max_seq_length: of a window.
         doc_stride: pieces between the starts of two windows; None for half a window.
-        padding: "longest" pads to the longest of the windows that are computed at once, "full" to
-            `max_seq_length`, as the model was scored.
+        padding: "longest" pads to the longest of the windows that are computed at once; "full"
+            answers as if all were padded to `max_seq_length`, as the model is scored.
     """
 
     def __init__(self, model, tokenizer, max_seq_length, doc_stride=None, padding="longest"):
         super().__init__()
-        check_padding(padding)
         self._room = max_seq_length - 2
         self._stride = max(1, self._room // 2) if doc_stride is None else doc_stride
         check_counts(doc_stride=self._stride)
         self._stride = min(self._stride, self._room)
         self._compute, self.tokenizer = shared(model), tokenizer
-        self.max_seq_length, self.padding = max_seq_length, padding
+        self.max_seq_length = max_seq_length
+        self.padding = Padding(padding, model, max_seq_length)
         self.labels = model.labels or [str(i) for i in range(model.num_classes)]
         self.scheme = tokens.scheme(self.labels)
         self._labels = tf.constant(self.labels)
@@ -101,7 +101,8 @@ class TaggerServer(tf.Module):
 
     def _best(self, inputs):
         """The best label of each token and its probability, [W, T]."""
-        probabilities = tf.nn.softmax(self._compute(inputs))
+        logits = tf.ensure_shape(self._compute(inputs), [None, None, len(self.labels)])
+        probabilities = tf.nn.softmax(logits)
         best, score = tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1)
         return {"label": best, "score": score}
 
@@ -109,14 +110,13 @@ class TaggerServer(tf.Module):
         """The best label of each piece and its probability, flat [pieces]."""
         room = tf.fill([pieces.nrows()], tf.constant(self._room, tf.int64))
         windows = windowing.cut(pieces.row_lengths(), room, self._stride)
-        length = self.max_seq_length if self.padding == "full" else None
 
         def of_part(part):
-            inputs = pack(self.tokenizer, windowing.gather(pieces, part), None, length)
+            inputs = self.padding(pack(self.tokenizer, windowing.gather(pieces, part)))
             is_own = self._own(pieces, part, tf.shape(inputs["input_ids"])[1])
             return {name: tf.boolean_mask(x, is_own) for name, x in self._best(inputs).items()}
 
-        longest = length or tf.reduce_max(windows["length"]) + 2
+        longest = tf.reduce_max(windows["length"]) + 2 + self.padding.spare
         found = windowing.in_parts(of_part, windows, longest, _BEST)
         return found["label"], found["score"]
 
@@ -164,7 +164,7 @@ class TaggerServer(tf.Module):
             "scheme": self.scheme,
             "max_seq_length": self.max_seq_length,
             "doc_stride": self._stride,
-            "padding": self.padding,
+            "padding": self.padding.kind,
         }
 
 

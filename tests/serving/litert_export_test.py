@@ -60,7 +60,7 @@ def test_int8_is_smaller_and_near_the_model(folder, findings):
     assert size / 1e6 == pytest.approx(findings.megabytes["int8"])
     settings = json.loads((folder / "model" / "settings.json").read_text())
     assert (settings["precision"], settings["max_seq_length"]) == ("int8", 32)
-    assert settings["padding"] == "longest" and settings["labels"] == ["no", "yes"]
+    assert settings["spare"] == 0 and settings["labels"] == ["no", "yes"]
 
 
 def test_scores_are_those_of_the_answers(folder, findings):
