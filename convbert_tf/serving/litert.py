@@ -13,7 +13,7 @@ from typing import Required, TypedDict
 
 import numpy as np
 
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
 from convbert_tf.files import read_json, sha256
 from convbert_tf.serving import litert_decoding
 from convbert_tf.text.plain_tokenization import PlainTokenizer
@@ -80,6 +80,9 @@ def load(directory, num_threads=None):
     settings = read_json(
         os.path.join(directory, SETTINGS_FILE), "what a LiteRT model takes", Settings
     )
+    missing = [name for name in _NEEDED.get(settings["kind"], ()) if settings.get(name) is None]
+    if missing:
+        raise UserError(f"{directory}: {SETTINGS_FILE} lacks {missing[0]}; export the model again.")
     for name in (MODEL_FILE, VOCAB_FILE):
         path = os.path.join(directory, name)
         if not os.path.isfile(path) or sha256(path) != settings["sha256"].get(name):
@@ -173,8 +176,14 @@ class Compute:
             ) from error
         worth = length * len(self._content) // _WORTH_A_THREAD
         threads = self._num_threads or max(1, min(worth, 4, _num_processors()))
-        interpreter = Interpreter(model_content=self._content, num_threads=threads)
-        return interpreter.get_signature_runner(SIGNATURE)
+        try:
+            interpreter = Interpreter(model_content=self._content, num_threads=threads)
+            return interpreter.get_signature_runner(SIGNATURE)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"this ai-edge-litert cannot run the model ({reason(error)}): install a newer one, "
+                "or export the model again."
+            ) from error
 
 
 def _num_processors():
@@ -340,4 +349,10 @@ class QuestionAnswerer(_Server):
             yield window, {**outputs, "offset": len(query) + 2}
 
 
+# Kind -> the settings without which it does not answer.
+_NEEDED = {
+    "classifier": ("num_classes",),
+    "tagger": ("labels", "doc_stride"),
+    "answerer": ("doc_stride", "max_query_length", "max_answer_length"),
+}
 _KINDS = {"classifier": Classifier, "tagger": Tagger, "answerer": QuestionAnswerer}

@@ -3,6 +3,7 @@
 import ast
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -214,6 +215,15 @@ def test_a_damaged_directory_is_refused(folder, tmp_path):
     settings = json.loads((tmp_path / "vocab.txt" / "settings.json").read_text())
     (directory / "settings.json").write_text(json.dumps(settings | {"kind": "other"}))
     with pytest.raises(UserError, match="'other' is no kind of model"):
+        litert.load(str(directory))
+    fewer = {key: value for key, value in settings.items() if key != "num_classes"}
+    (directory / "settings.json").write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match=r"settings\.json lacks num_classes"):
+        litert.load(str(directory))
+    (directory / "model.tflite").write_bytes(b"none")
+    hashes = settings["sha256"] | {"model.tflite": hashlib.sha256(b"none").hexdigest()}
+    (directory / "settings.json").write_text(json.dumps(settings | {"sha256": hashes}))
+    with pytest.raises(UserError, match="cannot run the model"):
         litert.load(str(directory))
 
 
