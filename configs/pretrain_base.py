@@ -14,7 +14,7 @@ from convbert_tf import config
 def get_config():
     return config.to_config_dict(
         config.PretrainingExperiment(
-            model=config.ModelConfig.base(),
+            model=config.ModelConfig.base(mask_convolution=True),
             data=config.DataConfig(max_seq_length=128),
             training=config.TrainingConfig(
                 batch_size=256,

@@ -40,7 +40,7 @@ def get_config(name="electra_small"):
     (make_model, batch_size, learning_rate), (changes, objective) = SIZES[size], KINDS[kind]
     return config.to_config_dict(
         config.PretrainingExperiment(
-            model=make_model(**changes),
+            model=make_model(mask_convolution=True, **changes),
             pretraining=config.PretrainingConfig(objective=objective),
             data=config.DataConfig(max_seq_length=128),
             training=config.TrainingConfig(

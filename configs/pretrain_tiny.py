@@ -23,6 +23,7 @@ def get_config():
                 linear_groups=2,
                 max_position_embeddings=512,
                 generator_hidden_size=0.5,
+                mask_convolution=True,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             ),

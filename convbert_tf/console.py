@@ -3,6 +3,7 @@
 This module imports nothing of ours and no TensorFlow, so any module may use it.
 """
 
+import contextlib
 import importlib
 import logging
 import os
@@ -44,6 +45,23 @@ def quiet_logs():
     # By absl's own setting: TensorFlow sets the level back to that after a SavedModel is saved.
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def without_stderr():
+    """Drops what libraries in C++ write to the process's standard error within it, whatever levels.
+
+    For programs that are doing one thing: what other threads write there is dropped as well.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def load_tensorflow(*others):

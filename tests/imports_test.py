@@ -51,6 +51,14 @@ TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "official"
 # functions, since nothing else reads its checkpoints; the others nowhere.
 WITHOUT_TENSORFLOW = {*BASE, "__init__", "weights", "modeling"}
 TENSORFLOW_LATE = {"weights"}
+# Modules that do without TensorFlow and Keras in wings that do not.
+RUNTIME = {
+    "convbert_tf/serving/litert.py",
+    "convbert_tf/serving/litert_decoding.py",
+    "convbert_tf/text/plain_tokenization.py",
+    "convbert_tf/text/unicode_rules.py",
+    "convbert_tf/text/vocabulary.py",
+}
 
 # What imports a module by its name in a string. Any function of an __init__.py may, for the public
 # names, and these, which are given packages of other people or the caller's own module.
@@ -172,12 +180,13 @@ def circles(graph):
 
 def loads_of_tensorflow(graph, at_top):
     for path in graph:
-        if wing(path) in WITHOUT_TENSORFLOW:
+        if wing(path) in WITHOUT_TENSORFLOW or path in RUNTIME:
+            missing = TENSORFLOW | ({"keras"} if path in RUNTIME else set())
             for through in reachable(path, at_top):
-                for name in at_top.get(through, set()) & TENSORFLOW:
+                for name in at_top.get(through, set()) & missing:
                     yield f"{path} loads {name} through {through}"
             if wing(path) not in TENSORFLOW_LATE:
-                for name in (graph[path] - at_top[path]) & TENSORFLOW:
+                for name in (graph[path] - at_top[path]) & missing:
                     yield f"{path} imports {name} in a function"
 
 
@@ -228,6 +237,7 @@ TRIALS = "convbert_tf/workflows/trials.py"
 PRESETS, ORIGINAL = "convbert_tf/weights/presets.py", "convbert_tf/weights/original.py"
 LAYERS, HEADS = "convbert_tf/modeling/layers.py", "convbert_tf/modeling/heads.py"
 LOOP = "convbert_tf/training/loop.py"
+LITERT = "convbert_tf/serving/litert.py"
 # A small tree that keeps the rules, with each kind of import that is allowed.
 TREE = {
     PUBLIC: f"import importlib\n_MODULES = {{}}\ndef f(name):\n    {LOAD}\n",
@@ -249,6 +259,7 @@ TREE = {
     TRIALS: "from convbert_tf.tasks import glue\n",
     SERVING: f"import importlib\ndef f(name):\n    {LOAD}\n",
     EXPORT: "from convbert_tf.tasks import glue\n",
+    LITERT: "import numpy\n",
     CONVERSION: "import importlib.util\nfrom convbert_tf.training import loop\n",
     "configs/tiny.py": "from convbert_tf import config\n",
     "configs/small.py": "",
@@ -331,6 +342,13 @@ def test_a_planted_import_is_found(path, line, target):
         (PRESETS, "def f():\n    from convbert_tf.text import words", []),
         (LAYERS, "def f():\n    import orbit", [f"{LAYERS} imports orbit in a function"]),
         (CONFIG, "def f():\n    import official.a", [f"{CONFIG} imports official in a function"]),
+        (LITERT, "import keras", [f"{LITERT} loads keras through {LITERT}"]),
+        (
+            LITERT,
+            "from convbert_tf.text import words",
+            [f"{LITERT} loads tensorflow through {WORDS}"],
+        ),
+        (LITERT, "def f():\n    import keras", [f"{LITERT} imports keras in a function"]),
         (WORDS, LOAD, [f"{WORDS} imports by import_module"]),
         (WORDS, "from importlib import import_module as f", [f"{WORDS} imports by import_module"]),
         (WORDS, "__import__('os')", [f"{WORDS} imports by __import__"]),

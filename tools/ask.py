@@ -1,11 +1,11 @@
-"""Asks an exported SavedModel: texts to classify or to tag, or questions about contexts.
+"""Asks an exported model: texts to classify or to tag, or questions about contexts.
 
     python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
     python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
 
 A flag that is repeated asks several things at once, which are answered in a list; for files and
-standard input there is tools/predict.py. Needs only tensorflow and tensorflow_text, as any server
-of the model does.
+standard input there is tools/predict.py. Of a SavedModel it needs only tensorflow and
+tensorflow_text, as any server of the model does; of a LiteRT directory neither.
 """
 
 import json
@@ -14,9 +14,12 @@ import os
 from absl import flags
 
 from convbert_tf import console
+from convbert_tf.serving import litert
 from convbert_tf.tasks import answers
 
-SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel directory.", required=True)
+SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", None, "A SavedModel directory, or a LiteRT one.", required=True
+)
 TEXT = flags.DEFINE_multi_string("text", None, "Text to classify or to tag; repeat for more.")
 TEXT_A = flags.DEFINE_multi_string("text_a", None, "First text of a pair.")
 TEXT_B = flags.DEFINE_multi_string("text_b", None, "Second text of a pair.")
@@ -32,6 +35,32 @@ def main(_):
     }
     _check(given)
 
+    ask = _ask_litert if litert.holds_model(SAVED_MODEL.value) else _ask_saved_model
+    outputs = ask(given)
+    # As the text has them, UTF-8 or not.
+    exact = {name: outputs.get(f"{name}_bytes", values) for name, values in outputs.items()}
+    names = sorted((n for n in exact if not n.endswith("_bytes")), key=answers.place)
+    outputs = {name: exact[name] for name in names}
+    columns = [[_plain(value) for value in values] for values in outputs.values()]
+    found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
+    if "num_words" in outputs:
+        for answer in found:
+            _say_tags(answer)
+        return
+    said = found if len(found) > 1 else found[0]
+    console.say(json.dumps(said, ensure_ascii=False, indent=1))
+
+
+def _ask_litert(given):
+    """What a LiteRT model answers, name -> array."""
+    with console.without_stderr():
+        model = litert.load(SAVED_MODEL.value)
+    _check_inputs(given, model.inputs)
+    return model(**given)
+
+
+def _ask_saved_model(given):
+    """What a SavedModel answers, name -> array."""
     console.load_tensorflow()
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (its ops are in the graph)
@@ -45,19 +74,14 @@ def main(_):
         raise console.UserError(
             f"the SavedModel in {SAVED_MODEL.value} is damaged or of another kind; export it again."
         ) from error
-    wanted = serve.structured_input_signature[1]
+    _check_inputs(given, serve.structured_input_signature[1])
+    outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
+    return {name: values.numpy() for name, values in outputs.items()}
+
+
+def _check_inputs(given, wanted):
     if set(given) != set(wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
-    outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
-    outputs = {name: outputs[name] for name in sorted(outputs, key=answers.place)}
-    columns = [[_plain(value) for value in values.numpy()] for values in outputs.values()]
-    found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
-    if "num_words" in outputs:
-        for answer in found:
-            _say_tags(answer)
-        return
-    said = found if len(found) > 1 else found[0]
-    console.say(json.dumps(said, ensure_ascii=False, indent=1))
 
 
 def _say_tags(answer):

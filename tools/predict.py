@@ -28,7 +28,7 @@ from convbert_tf.data import tables
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A fine-tuned preset, the run that made it, hf://owner/name, or an exported SavedModel.",
+    "A fine-tuned preset, the run that made it, hf://owner/name, or an exported model.",
     required=True,
 )
 INPUT = flags.DEFINE_string("input", "-", "A file; - is standard input.")

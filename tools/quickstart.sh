@@ -85,10 +85,10 @@ finetune "What does this argument do? Fine-tuning" \
 finetune "The same without pre-training, for comparison" \
   configs/quickstart.py:squad_v1 "$data/qa" "$qa-scratch" --config.task.from_scratch=True
 
-stage "A SavedModel of the classifier" "$out/models/acceptability/1" tools/export_saved_model.py \
+stage "A SavedModel of the classifier" "$out/models/acceptability/1" tools/export_model.py \
   "--preset=$cola/preset" "--output_dir=$out/models/acceptability/1" --max_seq_length=128
 stage "A SavedModel of the question answerer" "$out/models/questions/1" \
-  tools/export_saved_model.py "--preset=$qa/preset" "--output_dir=$out/models/questions/1" \
+  tools/export_model.py "--preset=$qa/preset" "--output_dir=$out/models/questions/1" \
   --max_seq_length=128
 
 printf '\nScores on held-out documents\n'

@@ -117,6 +117,17 @@ class ModelConfig:
             if field.name.endswith("dropout_prob"):
                 require(0 <= value < 1, f"{field.name} must be in [0, 1), got {value}.")
 
+    @property
+    def padding_reach(self):
+        """How many tokens of padding behind a text its outputs depend on, through the convolution.
+
+        (K - 1) / 2 a layer; 0 without a convolution, or if it is masked. More padding than that
+        changes nothing.
+        """
+        if self.conv_type == "noconv" or self.mask_convolution:
+            return 0
+        return (self.conv_kernel_size - 1) // 2 * self.num_hidden_layers
+
     def generator(self):
         """The generator's own ModelConfig: thinner, all else inherited.
 

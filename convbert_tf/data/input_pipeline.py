@@ -273,12 +273,14 @@ def prediction_dataset(
     bucket=True,
     vocab_size=None,
     input_context=None,
+    padding=0,
 ):
     """Every record exactly once, in batches of records alike in length, the longest first.
 
     Args and errors as in `finetuning_dataset`. The order follows from the lengths, so results are
     matched by `example_id`, if the schema has it. The last batch is filled up by repeating the
-    last record.
+    last record. Behind the longest record of a batch are at least `padding` tokens of padding, as
+    far as `max_seq_length` allows.
 
     Returns:
         As `finetuning_dataset`, and `example_weights` float32 [b]: 1 for a record, 0 for filler.
@@ -292,6 +294,7 @@ def prediction_dataset(
     rows = np.pad(order, (0, filler), mode="edge").reshape(-1, batch_size)
     weights = np.float32(np.arange(rows.size) < len(order)).reshape(-1, batch_size)
     batches = tf.data.Dataset.from_tensor_slices((rows, weights))
+    lengths = lengths + padding
     return _memory_batches(
         batches, serialized, lengths, schema, batch_size, max_seq_length, bucket, input_context
     )

@@ -6,10 +6,11 @@ What is public here is loaded when it is first used.
 import importlib
 
 _PUBLIC = {
-    "ClassifierServer": "saved_model",
+    "ClassifierServer": "sentences",
     "QuestionAnswererServer": "questions",
     "TaggerServer": "tokens",
     "export": "saved_model",
+    "export_litert": "litert_export",
     "freeze": "inference",
     "load": "loading",
 }

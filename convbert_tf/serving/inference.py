@@ -1,7 +1,18 @@
 """Models with their weights as constants of the graph, and named inputs of functions."""
 
+import numbers
+
 import keras
 import tensorflow as tf
+
+from convbert_tf.console import UserError
+
+# A model's inputs, ids of tokens [B, T].
+IDS = {
+    name: tf.TensorSpec([None, None], tf.int32, name)
+    for name in ("input_ids", "input_mask", "segment_ids")
+}
+PADDINGS = ("longest", "full")
 
 
 def freeze(model):
@@ -34,7 +45,73 @@ def freeze(model):
     return frozen
 
 
+def shared(model):
+    """`freeze(model)` as one function of the graph, which all signatures of a SavedModel call."""
+    return tf.function(
+        freeze(model),
+        input_signature=[dict(IDS)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
 def signature(function, **specs):
     """A tf.function of `function` whose inputs go by these names."""
     named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
     return tf.function(function, input_signature=named, autograph=False)
+
+
+def of_ids(function, model):
+    """A signature of `function`, which takes a dict of a model's inputs of pre-tokenised text.
+
+    Inputs that are longer than `model` has positions for are refused by name, not by a shape deep
+    inside of it.
+    """
+    most = model.encoder.config.max_position_embeddings
+
+    def checked(input_ids, input_mask, segment_ids):
+        message = f"input_ids has more tokens than the {most} that this model takes"
+        check = tf.debugging.assert_less_equal(tf.shape(input_ids)[1], most, message)
+        with tf.control_dependencies([check]):
+            input_ids = tf.identity(input_ids)
+        return function(dict(zip(IDS, (input_ids, input_mask, segment_ids), strict=True)))
+
+    return signature(checked, **IDS)
+
+
+class Padding:
+    """How much padding is computed behind texts of `model`.
+
+    Args:
+        kind: "longest": none behind the longest row that is computed at once. "full": as much as
+            changes anything, which gives the outputs of rows that are padded to `max_seq_length`.
+        model: see above.
+        max_seq_length: T at most.
+    """
+
+    def __init__(self, kind, model, max_seq_length):
+        if kind not in PADDINGS:
+            raise UserError(f"padding must be {' or '.join(PADDINGS)}, got {kind!r:.60}.")
+        reach = model.encoder.config.padding_reach
+        self.kind, self._max_seq_length = kind, max_seq_length
+        self.spare = reach if kind == "full" else 0
+        # Whether outputs depend on what else is computed with a text.
+        self.matters = reach > self.spare
+
+    def __call__(self, inputs):
+        """`inputs` [B, T] with this padding behind the longest of them, and no other."""
+        longest = tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1))
+        inputs = {name: values[:, :longest] for name, values in inputs.items()}
+        if not self.spare:
+            return inputs
+        more = tf.minimum(self.spare, self._max_seq_length - longest)
+        return {name: tf.pad(values, [[0, 0], [0, more]]) for name, values in inputs.items()}
+
+
+def check_counts(**counts):
+    """Refuses what is no whole number of at least 1, by its name."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise UserError(f"{name} must be a whole number, got {value!r:.60}.")
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}.")

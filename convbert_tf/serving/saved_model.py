@@ -4,29 +4,31 @@ They load wherever `tensorflow` and `tensorflow_text` are: in TensorFlow Serving
 `tf.saved_model.load` in a process that has nothing of this package.
 """
 
+import contextlib
 import inspect
 import os
 
+import keras
 import tensorflow as tf
 
 from convbert_tf.config import check_length
-from convbert_tf.console import UserError, reason
+from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.serving.inference import freeze, signature
+from convbert_tf.serving import model_server
 from convbert_tf.serving.questions import QuestionAnswererServer
+from convbert_tf.serving.sentences import ClassifierServer
 from convbert_tf.serving.tokens import TaggerServer
-from convbert_tf.text.characters import UNICODE_VERSION
-from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.tokenization import WordPieceTokenizer
+from convbert_tf.text.unicode_rules import UNICODE_VERSION
 
 # Beside a SavedModel: its inputs, its labels, the lengths that it was exported with.
 SIGNATURE_FILE = "signature.json"
 
 
-def export(preset_dir, output_dir, max_seq_length=None, **options):
-    """Writes the SavedModel of a fine-tuned preset to `output_dir`.
+def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **options):
+    """Writes the SavedModel of a fine-tuned preset to `output_dir`, and what servers read there.
 
     What is not given is as the model was trained and scored, if the preset tells it.
 
@@ -35,6 +37,7 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
             vocabulary, or what else presets.load takes.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
         max_seq_length: longest input in tokens; without a word on it the model's positions.
+        precision: that the encoder computes with: "float32" or "bfloat16".
         **options: of ClassifierServer, TaggerServer or QuestionAnswererServer; None is as not
             given.
 
@@ -44,20 +47,41 @@ def export(preset_dir, output_dir, max_seq_length=None, **options):
     """
     if os.path.exists(output_dir):
         raise UserError(f"{output_dir} is there already; serve a new version under a new number.")
-    server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    with _precision(precision):
+        server = make_server(preset_dir, max_seq_length=max_seq_length, **options)
+    if server.padding.matters:
+        say(
+            "this model sees its padding (mask_convolution=False), so its answers move a little "
+            "with what a text is batched with; --padding=full serves what was scored, and is slower"
+        )
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
     try:
         with undone_on_error(partial):
-            tf.saved_model.save(server, partial, signatures={"serving_default": server.serve})
-            described = server.describe() | {"unicode_version": UNICODE_VERSION}
+            tf.saved_model.save(server, partial, signatures=server.signatures())
+            described = server.describe() | {
+                "precision": precision,
+                "unicode_version": UNICODE_VERSION,
+            }
+            described["signatures"] = model_server.complete(partial, server)
             write_json(os.path.join(partial, SIGNATURE_FILE), described)
             os.replace(partial, output_dir)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{output_dir} cannot be written ({reason(error)}).") from error
 
 
+@contextlib.contextmanager
+def _precision(precision):
+    """Within it, encoders are made that compute in `precision`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def make_server(preset_dir, **given):
-    """The ClassifierServer or QuestionAnswererServer of a fine-tuned preset.
+    """The ClassifierServer, TaggerServer or QuestionAnswererServer of a fine-tuned preset.
 
     Args and errors as for `export`.
     """
@@ -81,83 +105,6 @@ def make_server(preset_dir, **given):
     if foreign:
         raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
     return kind(model, WordPieceTokenizer(*vocabulary), **options)
-
-
-class ClassifierServer(tf.Module):
-    """Texts -> label and probabilities (or several labels, or the score of a regression).
-
-    Signature: `text` string [B], or `text_a` and `text_b` -> `logits` float32 [B, C],
-    `probabilities` [B, C], `label` string [B] (the class's name, or its number). Where a text may
-    have several labels, `labels` string [B, L] instead of `label`: those with a probability above
-    0.5, and "" up to the L of the text with most. A regression gives `score` [B] alone, from
-    `min_score` to `max_score`.
-
-    Args:
-        model: TextClassifier.
-        tokenizer: WordPieceTokenizer.
-        max_seq_length: longest input in tokens.
-        pair: whether the input is a pair of texts.
-        min_score, max_score: the range of a regression's labels, which were trained on from 0 to
-            1; without a max_score the output is left as it is.
-    """
-
-    def __init__(
-        self, model, tokenizer, max_seq_length, pair=False, max_score=None, min_score=None
-    ):
-        super().__init__()
-        self.max_score, self.min_score = max_score, min_score or 0.0
-        self.multi_label = model.multi_label
-        self._compute, self.tokenizer = freeze(model), tokenizer
-        self.num_classes, self.labels = model.num_classes, model.labels
-        self.max_seq_length, self.pair = max_seq_length, pair
-        self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
-        names = model.labels or [str(i) for i in range(model.num_classes)]
-        self._labels = tf.constant(names)
-        text = tf.TensorSpec([None], tf.string)
-        if pair:
-            self.serve = signature(self._serve_pair, text_a=text, text_b=text)
-        else:
-            self.serve = signature(self._serve, text=text)
-
-    def _serve(self, text):
-        return self._outputs(self._preprocess(text))
-
-    def _serve_pair(self, text_a, text_b):
-        return self._outputs(self._preprocess(text_a, text_b))
-
-    def _outputs(self, inputs):
-        logits = self._compute(inputs)
-        if self.num_classes == 1:
-            score = logits[:, 0]
-            if self.max_score is not None:
-                score = tf.clip_by_value(score, 0, 1) * (self.max_score - self.min_score)
-                score += self.min_score
-            return {"score": score}
-        if self.multi_label:
-            names = tf.broadcast_to(self._labels, tf.shape(logits))
-            return {
-                "logits": logits,
-                "probabilities": tf.sigmoid(logits),
-                "labels": tf.ragged.boolean_mask(names, logits > 0).to_tensor(default_value=""),
-            }
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "label": tf.gather(self._labels, tf.argmax(logits, axis=-1)),
-        }
-
-    def describe(self):
-        inputs = ["text_a", "text_b"] if self.pair else ["text"]
-        described = {
-            "inputs": inputs,
-            "labels": self.labels,
-            "max_seq_length": self.max_seq_length,
-        }
-        if self.multi_label:
-            described["multi_label"] = True
-        if self.num_classes == 1 and self.max_score is not None:
-            described |= {"min_score": self.min_score, "max_score": self.max_score}
-        return described
 
 
 _SERVERS = {

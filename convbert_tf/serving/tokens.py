@@ -2,11 +2,15 @@
 
 import tensorflow as tf
 
-from convbert_tf.console import UserError
 from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import freeze, signature
+from convbert_tf.serving.inference import Padding, check_counts, of_ids, shared, signature
 from convbert_tf.tasks import tokens
 from convbert_tf.text.preprocessing import pack
+from convbert_tf.text.strings import cut, readable
+
+# Most places for words (texts of a request x words of its longest text), which bounds its memory.
+_MOST_PLACES = 2**22
+_BEST = {"label": tf.TensorSpec([None], tf.int64), "score": tf.TensorSpec([None], tf.float32)}
 
 
 class TaggerServer(tf.Module):
@@ -16,40 +20,54 @@ class TaggerServer(tf.Module):
     around punctuation. A word has the tag that the model gives to its first piece. Long texts are
     read in overlapping windows, as tokens.make_windows does it.
 
-    Signature: `text` string [B] -> of W words, as many as the longest text has,
+    Signatures:
+
+    `serving_default`: `text` string [B] -> of W words, as many as the longest text has,
 
         num_words       int64 [B]
-        word            string [B, W]
+        word            string [B, W]; what is no UTF-8 in it is U+FFFD
+        word_bytes      string [B, W], as it stands in the text
         word_start      int64 [B, W], the word's bytes in the text
         word_end        int64 [B, W]
         tag             string [B, W], the tag's name, or its number
         tag_score       float32 [B, W], its probability
 
-    and where the tags are of entities, of E entities num_entities, `entity`, `entity_start`,
-    `entity_end`, `entity_label` (the type) and `entity_score` (the mean of its words' `tag_score`)
-    in the same way. What stands behind the last word or entity of a text is "" and 0.
+    and where the tags are of entities, of E entities num_entities, `entity`, `entity_bytes`,
+    `entity_start`, `entity_end`, `entity_label` (the type) and `entity_score` (the mean of its
+    words' `tag_score`) in the same way. What stands behind the last word or entity of a text is ""
+    and 0. Texts are refused together whose number times W is above 4,194,304.
+
+    `predict_ids`: `input_ids`, `input_mask`, `segment_ids` int32 [B, T] -> `tag` string [B, T] and
+    `tag_score` float32 [B, T] of every token; padding has "" and 0.
 
     Args:
         model: TokenClassifier.
         tokenizer: WordPieceTokenizer.
         max_seq_length: of a window.
         doc_stride: pieces between the starts of two windows; None for half a window.
+        padding: "longest" pads to the longest of the windows that are computed at once; "full"
+            answers as if all were padded to `max_seq_length`, as the model is scored.
     """
 
-    def __init__(self, model, tokenizer, max_seq_length, doc_stride=None):
+    def __init__(self, model, tokenizer, max_seq_length, doc_stride=None, padding="longest"):
         super().__init__()
         self._room = max_seq_length - 2
         self._stride = max(1, self._room // 2) if doc_stride is None else doc_stride
-        if self._stride < 1:
-            raise UserError(f"doc_stride must be at least 1, got {doc_stride}.")
+        check_counts(doc_stride=self._stride)
         self._stride = min(self._stride, self._room)
-        self._compute, self.tokenizer = freeze(model), tokenizer
+        self._compute, self.tokenizer = shared(model), tokenizer
         self.max_seq_length = max_seq_length
+        self.padding = Padding(padding, model, max_seq_length)
         self.labels = model.labels or [str(i) for i in range(model.num_classes)]
         self.scheme = tokens.scheme(self.labels)
         self._labels = tf.constant(self.labels)
         self._begins = tf.constant([not piece.startswith("##") for piece in tokenizer.vocab])
         self.serve = signature(self._serve, text=tf.TensorSpec([None], tf.string))
+        self._ids = of_ids(self._serve_ids, model)
+
+    def signatures(self):
+        """Name -> tf.function of all that the model answers."""
+        return {"serving_default": self.serve, "predict_ids": self._ids}
 
     def _serve(self, text):
         pieces, starts, ends = self.tokenizer.tokenize_with_offsets(text)
@@ -69,27 +87,38 @@ class TaggerServer(tf.Module):
             results |= _padded(text, *self._entities(rows, labels, words), "entity")
         return results
 
+    def _serve_ids(self, inputs):
+        shape = tf.shape(inputs["input_ids"])
+
+        def flat(part):  # rows of any length can be empty together, but not of unknown width
+            return {name: tf.reshape(x, [-1]) for name, x in self._best(part).items()}
+
+        found = windowing.in_parts(flat, inputs, shape[1], _BEST)
+        is_token = inputs["input_mask"] > 0
+        labels, scores = (tf.reshape(found[name], shape) for name in _BEST)
+        tags = tf.where(is_token, tf.gather(self._labels, labels), "")
+        return {"tag": tags, "tag_score": tf.where(is_token, scores, 0)}
+
+    def _best(self, inputs):
+        """The best label of each token and its probability, [W, T]."""
+        logits = tf.ensure_shape(self._compute(inputs), [None, None, len(self.labels)])
+        probabilities = tf.nn.softmax(logits)
+        best, score = tf.argmax(probabilities, axis=-1), tf.reduce_max(probabilities, axis=-1)
+        return {"label": best, "score": score}
+
     def _label(self, pieces):
         """The best label of each piece and its probability, flat [pieces]."""
         room = tf.fill([pieces.nrows()], tf.constant(self._room, tf.int64))
         windows = windowing.cut(pieces.row_lengths(), room, self._stride)
-        inputs = pack(self.tokenizer, windowing.gather(pieces, windows))
-        inputs["is_own"] = self._own(pieces, windows, tf.shape(inputs["input_ids"])[1])
 
-        def compute(inputs):
-            longest = tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1))
-            inputs = {name: values[:, :longest] for name, values in inputs.items()}
-            is_own = inputs.pop("is_own")
-            probabilities = tf.nn.softmax(self._compute(inputs))
-            best = tf.argmax(probabilities, axis=-1)
-            scores = tf.reduce_max(probabilities, axis=-1)
-            return {
-                "label": tf.boolean_mask(best, is_own),
-                "score": tf.boolean_mask(scores, is_own),
-            }
+        def of_part(part):
+            inputs = self.padding(pack(self.tokenizer, windowing.gather(pieces, part)))
+            is_own = self._own(pieces, part, tf.shape(inputs["input_ids"])[1])
+            return {name: tf.boolean_mask(x, is_own) for name, x in self._best(inputs).items()}
 
-        found = windowing.in_parts(compute, inputs, {"label": tf.int64, "score": tf.float32})
-        return tf.ensure_shape(found["label"], [None]), tf.ensure_shape(found["score"], [None])
+        longest = tf.reduce_max(windows["length"]) + 2 + self.padding.spare
+        found = windowing.in_parts(of_part, windows, longest, _BEST)
+        return found["label"], found["score"]
 
     def _own(self, pieces, windows, num_tokens):
         """Which tokens of the windows, bool [W, T], are pieces that no other window answers for.
@@ -135,6 +164,7 @@ class TaggerServer(tf.Module):
             "scheme": self.scheme,
             "max_seq_length": self.max_seq_length,
             "doc_stride": self._stride,
+            "padding": self.padding.kind,
         }
 
 
@@ -143,11 +173,17 @@ def _padded(text, rows, values, name):
 
     With them the strings that they stand for in the texts, `name`, and their numbers.
     """
-    start, end = values[f"{name}_start"], values[f"{name}_end"]
-    values = {name: tf.strings.substr(tf.gather(text, rows), start, end - start), **values}
+    pieces = cut(text, rows, values[f"{name}_start"], values[f"{name}_end"])
+    values = {name: readable(pieces), f"{name}_bytes": pieces, **values}
     nrows = tf.size(text, tf.int64)
     ragged = {
         key: tf.RaggedTensor.from_value_rowids(flat, rows, nrows) for key, flat in values.items()
     }
     plural = {"word": "num_words", "entity": "num_entities"}[name]
-    return {plural: ragged[name].row_lengths()} | {k: x.to_tensor() for k, x in ragged.items()}
+    lengths = ragged[name].row_lengths()
+    most = tf.reduce_max(tf.concat([[0], lengths], axis=0))
+    message = f"too many texts beside one of so many words: send it alone ({_MOST_PLACES} places)"
+    with tf.control_dependencies(
+        [tf.debugging.assert_less_equal(nrows * most, tf.constant(_MOST_PLACES, tf.int64), message)]
+    ):
+        return {plural: tf.identity(lengths)} | {k: x.to_tensor() for k, x in ragged.items()}

@@ -2,10 +2,10 @@
 
 TF Text's `FastBertNormalize` replaces characters one by one, driven by a table that is a constant
 of the graph. Its own table folds case (ß to ss, ½ to 1⁄2); ours follows the reference: control
-characters dropped, white space to a blank, `str.lower`, NFD without combining marks. It is computed
-from Python's `unicodedata`, so the Python that builds the tokenizer decides which characters exist
-(`UNICODE_VERSION`); the rest is dropped like all of category C*. The one rule that looks at
-neighbours, Greek final sigma, is a regular expression before it.
+characters dropped, white space to a blank, `str.lower`, NFD without combining marks
+(unicode_rules.py). The Python that builds the tokenizer decides which characters exist
+(`UNICODE_VERSION`). The one rule that looks at neighbours, Greek final sigma, is a regular
+expression before it.
 
 One deviation is left: NFD also sorts neighbouring marks that are *not* dropped (25 characters of
 category Mc: rare viramas, Hangul tone marks, musical stems). Their order matters only to a
@@ -15,38 +15,20 @@ vocabulary that holds them, which BERT's does not; elsewhere the word is [UNK] e
 import functools
 import itertools
 import struct
-import unicodedata
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-# Of Python 3.11, 3.12 and 3.13: 14.0, 15.0 and 15.1. Each knows all characters of the one before,
-# treats them alike, and 4,482 and 627 more (rare scripts and ideographs), which the earlier drops.
-UNICODE_VERSION = unicodedata.unidata_version
+from convbert_tf.text.unicode_rules import is_kept, replacement
+
 _ALL_CODES = 0x110000
 
 
 @functools.cache
 def _kept_characters():
     """Every character but those that the reference's cleaning drops (C*, U+FFFD), in one string."""
-    return "".join(
-        char
-        for char in map(chr, range(_ALL_CODES))
-        # To the reference \t \n \r are white space, not control characters.
-        if (unicodedata.category(char)[0] != "C" or char in "\t\n\r") and char != "\ufffd"
-    )
-
-
-def _replacement(char, lower_case, strip_accents):
-    """What the reference makes of one kept character; blanks in it split words."""
-    if char.isspace():
-        return " "
-    text = char.lower() if lower_case else char
-    if not strip_accents:
-        return text
-    parts = unicodedata.normalize("NFD", text)
-    return "".join(c for c in parts if unicodedata.category(c) != "Mn")
+    return "".join(filter(is_kept, map(chr, range(_ALL_CODES))))
 
 
 def _sigma_rules():
@@ -77,7 +59,7 @@ def _character_class(codes):
 def _normalizer_parameters(lower_case, strip_accents):
     """(model that only drops, model of everything, rules for Σ) for a Normalizer."""
     options = (lower_case, strip_accents)
-    replacements = {char: _replacement(char, *options) for char in _kept_characters()}
+    replacements = {char: replacement(char, *options) for char in _kept_characters()}
     changed = {char: text for char, text in replacements.items() if text != char}
     return _normalizer_model({}), _normalizer_model(changed), _sigma_rules() if lower_case else []
 

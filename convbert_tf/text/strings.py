@@ -1,4 +1,7 @@
-"""Strings as users give them, as tensors; what cannot be meant is refused with what to give."""
+"""Strings as users give them, as tensors, and pieces of them.
+
+What cannot be meant is refused with what to give.
+"""
 
 import tensorflow as tf
 
@@ -54,3 +57,25 @@ def _is_unicode(value):
         return isinstance(value, bytes) or bool(value.encode("utf-8") or True)
     except UnicodeEncodeError:
         return False
+
+
+def readable(strings):
+    """`strings` with U+FFFD for what is no UTF-8, as `bytes.decode(errors="replace")` gives it."""
+    return tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
+
+
+def num_characters(strings):
+    """Characters (code points) of `readable(strings)`, int64."""
+    return tf.cast(tf.strings.length(readable(strings), unit="UTF8_CHAR"), tf.int64)
+
+
+def cut(texts, rows, starts, ends):
+    """The bytes `starts` to `ends` [n] of the texts `rows` [n], out of `texts` [B].
+
+    They are put together from single bytes. To cut them out, TensorFlow copies the whole text for
+    each, which of the 200,000 words of a megabyte is too much.
+    """
+    text_bytes = tf.strings.bytes_split(texts)
+    first = tf.gather(text_bytes.row_starts(), rows)
+    index = tf.ragged.range(first + starts, first + ends)
+    return tf.strings.reduce_join(tf.gather(text_bytes.values, index), axis=1)

@@ -15,7 +15,7 @@ import tensorflow_text as tf_text
 
 from convbert_tf.console import UserError
 from convbert_tf.text.characters import Normalizer
-from convbert_tf.text.strings import as_strings
+from convbert_tf.text.strings import as_strings, cut
 from convbert_tf.text.vocabulary import SPECIAL_TOKENS, ids_of, load_vocab, strips_accents
 
 MAX_WORD_CHARS = 200  # a longer word is [UNK], as in the reference
@@ -113,12 +113,8 @@ class WordPieceTokenizer(tf.Module):
         rows = ids.value_rowids()
         long = (length > MAX_WORD_CHARS) & (length <= 4 * MAX_WORD_CHARS)
         long = tf.where(long)  # [words, 1]
-        # Put together from single bytes: to cut them out of a text, TensorFlow copies all of it for
-        # each word, which of a text of megabytes is too much.
-        text_bytes = tf.strings.bytes_split(text)
-        at = tf.gather_nd(tf.gather(text_bytes.row_starts(), rows) + first, long)
-        index = tf.ragged.range(at, at + tf.gather_nd(length, long))
-        words = tf.strings.reduce_join(tf.gather(text_bytes.values, index), axis=1)
+        at, size = tf.gather_nd(first, long), tf.gather_nd(length, long)
+        words = cut(text, tf.gather_nd(rows, long), at, at + size)
         kept = tf.strings.length(words, unit="UTF8_CHAR") <= MAX_WORD_CHARS
         again = tf.scatter_nd(long, kept, tf.shape(length, tf.int64))
         none = tf.fill(tf.shape(length), "")

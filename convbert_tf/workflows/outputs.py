@@ -10,6 +10,9 @@ from convbert_tf.training import sharing
 class Predictor:
     """Computes outputs of a model for all records of a set; traced at its first use.
 
+    They are those of records that are padded to `max_seq_length`, whichever are computed together:
+    a batch has as much padding as the model can see (`ModelConfig.padding_reach`).
+
     Args:
         model: TextClassifier, TokenClassifier or QuestionAnswerer, made in the scope of `strategy`.
         strategy: tf.distribute.Strategy.
@@ -40,6 +43,7 @@ class Predictor:
                 batch_size=batch_size,
                 max_seq_length=max_seq_length,
                 input_context=context,
+                padding=self.model.encoder.config.padding_reach,
             )
         )
         if self._step is None:

@@ -1,5 +1,8 @@
-"""Models that answer texts: the same from a preset, a run and a SavedModel."""
+"""Models that answer texts: the same from a preset, a run, a SavedModel and a LiteRT model."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -33,24 +36,41 @@ def folder(tmp_path_factory):
     model.save_to_preset(path, vocab_file=str(folder / "pieces.txt"), pair=True)
     model.encoder.save_to_preset(str(folder / "encoder"), str(folder / "pieces.txt"))
     serving.export(path, str(folder / "served"))
+    serving.export_litert(path, str(folder / "litert"), "float32")
     return folder
 
 
-def test_a_preset_a_run_and_a_saved_model_answer_alike(folder):
+def test_a_preset_a_run_and_exported_models_answer_alike(folder):
     answers = []
-    for name in ("preset", "", "served"):
+    for name in ("preset", "", "served", "litert"):
         served = serving.load(str(folder / name))
         assert (served.inputs, served.labels) == (["text_a", "text_b"], ["bad", "good"])
-        given = {"text_a": ["cat dog", "."], "text_b": ["dog", ""]}
+        given = {"text_a": ["cat dog", "."], "text_b": ["dog", "cat"]}
         answers.append(served.call(**{k: tf.constant(v) for k, v in given.items()}))
     for other in answers[1:]:
         assert (other["label"] == answers[0]["label"]).numpy().all()
         np.testing.assert_allclose(other["probabilities"], answers[0]["probabilities"], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_saved_model_may_compute_in_bfloat16(folder, tmp_path):
+    serving.export(str(folder / "preset"), str(tmp_path / "1"), precision="bfloat16")
+    given = {"text_a": tf.constant(["cat dog"]), "text_b": tf.constant(["."])}
+    logits = [
+        serving.load(str(path)).call(**given)["logits"].numpy()
+        for path in (tmp_path / "1", folder / "served")
+    ]
+    assert logits[0].dtype == np.float32
+    assert 1e-4 < np.abs(logits[0] - logits[1]).max() < 0.1
+    assert keras.config.dtype_policy().name == "float32"
+    assert json.loads((tmp_path / "1" / "signature.json").read_text())["precision"] == "bfloat16"
+
+
 def test_what_cannot_be_asked_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="--pair: a SavedModel is as it was exported"):
         serving.load(str(folder / "served"), pair=False, max_seq_length=None)
+    with pytest.raises(UserError, match="--pair: a LiteRT model is as it was exported"):
+        serving.load(str(folder / "litert"), pair=False)
     with pytest.raises(UserError, match="holds a ConvBertEncoder; only a fine-tuned"):
         serving.load(str(folder / "encoder"))
     with pytest.raises(UserError, match="is not there"):
