@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "official": "tf_models_official",
     "orbit": "tf_models_official",
     "sklearn": "scikit_learn",
+    "tensorflow_serving": "tensorflow_serving_api",
 }
 HEADER = '''\
 """ConvBERT for TensorFlow 2: Bazel targets, written by tools/update_build.py; do not edit.

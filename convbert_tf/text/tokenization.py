@@ -114,7 +114,7 @@ class WordPieceTokenizer(tf.Module):
         long = (length > MAX_WORD_CHARS) & (length <= 4 * MAX_WORD_CHARS)
         long = tf.where(long)  # [words, 1]
         at, size = tf.gather_nd(first, long), tf.gather_nd(length, long)
-        words = cut(text, tf.gather_nd(rows, long), at, at + size)
+        words = cut(text, tf.gather_nd(rows, long), at, at + size, joined=4 * MAX_WORD_CHARS)
         kept = tf.strings.length(words, unit="UTF8_CHAR") <= MAX_WORD_CHARS
         again = tf.scatter_nd(long, kept, tf.shape(length, tf.int64))
         none = tf.fill(tf.shape(length), "")

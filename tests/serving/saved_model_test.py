@@ -365,5 +365,6 @@ def test_describe_tells_what_the_model_takes(folder, tokenizer):
     model = presets.load(str(folder / "single"))
     description = serving.ClassifierServer(model, tokenizer, 24, pair=True).describe()
     labels = ["no", "maybe", "yes"]
-    assert description == {"inputs": ["text_a", "text_b"], "labels": labels, "max_seq_length": 24}
+    expected = {"inputs": ["text_a", "text_b"], "labels": labels, "max_seq_length": 24}
+    assert description == expected | {"padding": "longest"}
     assert pathlib.Path(tokenizer.vocab_file).name == "vocab.txt"

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from convbert_tf.console import UserError
-from convbert_tf.text import tokenization, vocabulary, vocabulary_training
+from convbert_tf.text import strings, tokenization, vocabulary, vocabulary_training
 from tests import goldens
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -411,3 +411,13 @@ def test_words_of_any_length_are_learned_from(tmp_path, capsys):
     texts = ["".join(rng.choices(words, k=100)) for _ in range(20)]
     vocabulary_training.train_vocab(texts, 400)
     assert "words of over 200 characters are" in capsys.readouterr().out
+
+
+def test_pieces_of_texts_are_cut_at_their_bytes():
+    texts, rng = ["Zoë 東京".encode() * 40, b"", b"\xff\x00ab"], random.Random(0)
+    drawn = [(i, *sorted(rng.choices(range(len(texts[i]) + 1), k=2))) for i in [0, 1, 2, 0] * 20]
+    rows, starts, ends = (tf.constant(x, tf.int64) for x in zip(*drawn, strict=True))
+    expected = [texts[i][a:b] for i, a, b in drawn]
+    assert max(map(len, expected)) > 64 > min(map(len, expected))
+    assert strings.cut(tf.constant(texts), rows, starts, ends).numpy().tolist() == expected
+    assert strings.cut(tf.constant(texts), rows[:0], starts[:0], ends[:0]).shape == (0,)
