@@ -73,14 +73,21 @@ def load_tensorflow(*others):
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
-    hidden = [name for name in UNASKED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None: as if it were not installed
-    try:
+    with without(*UNASKED):
         for name in ("tensorflow", "keras", *others):
             importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def without(*packages):
+    """Within it, what is imported finds none of `packages`, unless they are loaded already."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None: as if it were not installed
+    try:
+        yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
 
 
 def call(module, name, *args):

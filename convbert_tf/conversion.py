@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf.config import ModelConfig
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, say, without
 from convbert_tf.files import fetch, is_address, read_json, undone_on_error, write_json
 from convbert_tf.modeling import huggingface as huggingface_models
 from convbert_tf.modeling import storing
@@ -378,18 +378,19 @@ def transformers_outputs(directory, stored):
 
     Logits that ours masks are masked here too, as transformers leaves that to what reads them.
     """
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
     inputs = probe(stored.model_config)
     names = {"input_ids": "input_ids", "attention_mask": "input_mask"}
     names["token_type_ids"] = "segment_ids"
-    tensors = {theirs: torch.from_numpy(inputs[ours]).long() for theirs, ours in names.items()}
-    with torch.no_grad():
-        kind = getattr(transformers, huggingface.ARCHITECTURES[stored.kind])
-        theirs = kind.from_pretrained(directory).eval()
-        found = theirs(**tensors, output_hidden_states=True)
+    with without("triton"):  # its LLVM and TensorFlow's end a process that has both
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        tensors = {theirs: torch.from_numpy(inputs[ours]).long() for theirs, ours in names.items()}
+        with torch.no_grad():
+            kind = getattr(transformers, huggingface.ARCHITECTURES[stored.kind])
+            theirs = kind.from_pretrained(directory).eval()
+            found = theirs(**tensors, output_hidden_states=True)
     hidden = found.hidden_states[-1]
     shown = {"sequence_output": hidden} | {
         name: found[name] for name in ("logits", "start_logits", "end_logits") if name in found

@@ -4,6 +4,9 @@ import sys
 
 import pytest
 
+# PyTorch loads it, whose LLVM and TensorFlow's end a process that has both.
+sys.modules.setdefault("triton", None)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
