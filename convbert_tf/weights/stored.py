@@ -252,12 +252,16 @@ def as_weights(values, name, where):
         UserError: they are not.
     """
     try:
-        if values.dtype.kind not in "fiuV":  # V: bfloat16 and its like
+        # V: bfloat16 and its like. Whole numbers and bytes are quantised, and mean nothing alone.
+        if values.dtype.kind not in "fV" or values.dtype.itemsize < 2:
             raise TypeError(f"values of type {values.dtype}")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
             values = np.asarray(values, "float32")
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {name!r} does not hold numbers.") from error
+        kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
+        raise UserError(
+            f"{where}: {name!r} is of type {kind:.40}, not of 16, 32 or 64 bits of floating point."
+        ) from error
     # One pass without a copy; the sum of finite values may overflow, so that is no proof.
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.sum(values)
