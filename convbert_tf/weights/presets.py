@@ -200,11 +200,12 @@ def check_vocabulary(vocab_file, model_config):
 
 def _write_weights(stored, path):
     try:
-        with h5py.File(path, "w") as file:
+        # To a file of Python's: on a full disk HDF5's own ends the process by a fault of memory.
+        with open(path, "w+b") as raw, h5py.File(raw, "w") as file:
             for name, array in stored.arrays.items():
                 values = as_weights(array.read(), name, f"the {stored.kind}")
                 file.create_dataset(h5_path(name), data=values)
-    except RuntimeError as error:  # what h5py raises when it closes a file on a full disk
+    except RuntimeError as error:  # what h5py makes of some errors of the file
         raise OSError(reason(error)) from error
 
 
