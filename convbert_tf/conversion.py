@@ -181,9 +181,9 @@ def convert(
         if to_format == "huggingface":
             huggingface.write(stored, target, generator)
         elif to_format == "preset":
+            presets.write(stored, target)
             if optimizer:
                 _write_run(stored, source, target)
-            presets.write(stored, target)
         else:
             _write_original(stored, target, task)
         return _summary(

@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_POINTER = b"version https://git-lfs.github.com/spec/"  # how a pointer begins
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -105,6 +107,7 @@ def read_json(path, what, kind=None):
         UserError: the file is not there, is no JSON, or its content is of another type.
     """
     try:
+        check_file(path)
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -113,11 +116,26 @@ def read_json(path, what, kind=None):
         raise UserError(f"{path} cannot be read ({error.strerror}): {what} is expected.") from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply: {what} is expected.") from error
+    except UserError:
+        raise
     except ValueError as error:  # JSON, UTF-8, or a number of thousands of digits
         raise UserError(f"{path} is no JSON ({reason(error)}): {what} is expected.") from error
     if kind is not None:
         schema.check(value, kind, path)
     return value
+
+
+def check_file(path):
+    """Refuses what stands at `path` in place of a file: a broken link, a pointer of Git LFS.
+
+    Where there is nothing at all, nothing is said.
+    """
+    if not os.path.exists(path) and os.path.lexists(path):
+        raise UserError(f"{path} is a broken link: the file that it names is not there.")
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise UserError(f"{path} is a Git LFS pointer, not the file: run git lfs pull.")
 
 
 def sha256(path):
@@ -153,6 +171,8 @@ def undone_on_error(directory):
 
 def fetch(source):
     """Path of a local directory: `source`, or where "hf://owner/name@revision" is downloaded to."""
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise UserError(f"name a directory or hf://owner/name to load from, not {source!r}.")
     return download(source) if is_address(source) else source
 
 
@@ -177,7 +197,7 @@ def download(address):
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
-        raise UserError(f"{address} needs it: pip install huggingface_hub.") from error
+        raise UserError(f"{address} needs huggingface_hub: {how_to_install(error)}.") from error
     repo, revision = match.groups()
     # Of the weights one file is enough; those of a preset, and safetensors, come first.
     files = ["*.json", "vocab.txt"]
@@ -196,4 +216,15 @@ def download(address):
         raise UserError(f"{repo} has no revision {revision!r} on the hub.") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(f"{repo} is not on the hub, or private: then set HF_TOKEN.") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"{address} is no name of a model on the hub: {reason(error)}") from error
+    except errors.HfHubHTTPError as error:
+        raise UserError(f"{address} cannot be downloaded: {reason(error)}") from error
     return path
+
+
+def how_to_install(error):
+    """What to do about the ImportError of an optional library."""
+    own = error.name in ("huggingface_hub", "safetensors")
+    extra = "pip install 'convbert-tf[huggingface]' or " if own else ""
+    return f"{extra}pip install {error.name}"

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import convbert_tf
+
 ROOT = pathlib.Path(__file__).parents[1]
 # They work on the repository or measure it, and stay in it.
 NOT_PACKAGED = {"benchmark.py", "make_documentation_data.py", "update_build.py"}
@@ -40,6 +42,13 @@ def pinned_version(requirement):
 def read_pins():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return by_name(line for line in lines if line and not line.startswith("#"))
+
+
+def test_what_is_public_is_shown():
+    assert {name for name in dir(convbert_tf) if not name.startswith("_")} == set(
+        convbert_tf.__all__
+    )
+    assert "__version__" in dir(convbert_tf)
 
 
 def test_each_exact_pin_lies_in_the_range_of_the_package(project):

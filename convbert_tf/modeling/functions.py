@@ -16,6 +16,10 @@ EPSILON = 1e-12  # of the original's LayerNorm
 # Tokens a band covers. The arithmetic grows with C and the copying shrinks; on CPUs 16 to 64
 # measure alike.
 CHUNK = 32
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+# Hugging Face's names of inputs, and ours; None where there is no such input here.
+_THEIRS = {"attention_mask": "input_mask", "token_type_ids": "segment_ids"}
+_THEIRS |= dict.fromkeys(("position_ids", "inputs_embeds", "head_mask"))
 
 
 # --- inputs ---
@@ -36,12 +40,9 @@ def check_inputs(inputs, config):
     if not isinstance(inputs, collections.abc.Mapping) or "input_ids" not in inputs:
         what = "dict without input_ids" if isinstance(inputs, dict) else type(inputs).__name__
         raise UserError(f"the model got a {what}; {expected} makes it of texts.")
-    limits = {
-        "input_ids": config.vocab_size,
-        "input_mask": 2,
-        "segment_ids": config.type_vocab_size,
-    }
-    for name, limit in limits.items():
+    _check_names(inputs)
+    limits = (config.vocab_size, 2, config.type_vocab_size)
+    for name, limit in zip(INPUTS, limits, strict=True):
         if holds_text(inputs.get(name)):
             raise UserError(f"{name} holds texts; {expected} makes it of them.")
         values = _known(inputs.get(name))
@@ -50,6 +51,44 @@ def check_inputs(inputs, config):
         for value in (values.min(), values.max()):
             if not 0 <= value < limit:
                 raise UserError(f"{name} must be from 0 to {limit - 1}; there is a {value}.")
+    _check_shapes(inputs)
+
+
+def _check_names(inputs):
+    """Refuses an input by a name that the model would not look at.
+
+    A batch may have other features, say labels; but where a mask or segments are missing, another
+    name is taken for what is meant by them.
+    """
+    for theirs, ours in _THEIRS.items():
+        if theirs in inputs:
+            hint = f"call it {ours}" if ours else "there is no such input here"
+            raise UserError(f"the model got {theirs}, a name of Hugging Face's: {hint}.")
+    missing = [name for name in INPUTS if name not in inputs]
+    other = next((name for name in inputs if name not in INPUTS), None)
+    if missing and other is not None:
+        raise UserError(
+            f"the model got {other!r}, which it does not know, and no {' or '.join(missing)}: "
+            "correct the name, or leave it out."
+        )
+
+
+def _check_shapes(inputs):
+    """Refuses inputs that are not all of one shape [B, T], as far as shapes are known."""
+    first = None
+    for name in INPUTS:
+        shape = getattr(inputs.get(name), "shape", None)
+        if shape is None or getattr(shape, "rank", 0) is None:
+            continue
+        shape = tuple(shape)
+        if len(shape) != 2:
+            hint = "; one row is a batch of one: x[None]" if len(shape) == 1 else ""
+            raise UserError(f"{name} must be [batch, tokens], got shape {shape}{hint}.")
+        first = first or shape
+        if any(
+            None not in sizes and sizes[0] != sizes[1] for sizes in zip(first, shape, strict=True)
+        ):
+            raise UserError(f"{name} has shape {shape}, but input_ids {first}: they must agree.")
 
 
 def holds_text(values):

@@ -23,7 +23,7 @@ from convbert_tf.modeling.functions import (
 from convbert_tf.modeling.linear import Dense
 from convbert_tf.weights import formats
 from convbert_tf.weights.names import QA_HIDDEN_SIZE
-from convbert_tf.weights.stored import check_labels, check_mask, check_multi_label
+from convbert_tf.weights.stored import as_labels, check_labels, check_mask, check_multi_label
 
 # What the original subtracts from the logits of positions that cannot be an answer.
 NO_ANSWER = 1000.0
@@ -154,13 +154,14 @@ class _Classifier(_Head):
 
     _SAME = ("num_classes", "labels")
 
-    def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
+    def __init__(self, encoder, num_classes=None, dropout=0.1, labels=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.encoder, self.num_classes = encoder, int(num_classes)
-        self.labels = list(labels) if labels is not None and len(labels) else None
-        check_labels(self.labels, self.num_classes)
+        self.encoder, self.labels = encoder, as_labels(labels)
+        num_classes = len(self.labels or ()) or None if num_classes is None else num_classes
+        check_labels(self.labels, num_classes)
+        self.num_classes = int(num_classes)
         self.dropout = keras.layers.Dropout(dropout, dtype="float32")
-        self.logits = self._dense(encoder.config.hidden_size, num_classes, "logits")
+        self.logits = self._dense(encoder.config.hidden_size, self.num_classes, "logits")
         self.built = True
 
     def get_config(self):
@@ -198,7 +199,7 @@ class TextClassifier(_Classifier):
 
     Args:
         encoder: ConvBertEncoder.
-        num_classes: number of logits.
+        num_classes: number of logits; that of `labels` if None.
         dropout: rate on the pooled output while training.
         labels: names of the classes, or None.
         hidden_layer: True is Hugging Face's head, False the original's: dropout -> Dense(H) of the
@@ -215,7 +216,7 @@ class TextClassifier(_Classifier):
     def __init__(
         self,
         encoder,
-        num_classes,
+        num_classes=None,
         dropout=0.1,
         labels=None,
         hidden_layer=False,

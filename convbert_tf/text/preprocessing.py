@@ -1,5 +1,7 @@
 """Raw strings to the inputs of the models: [CLS] text [SEP] (second text [SEP]), in the graph."""
 
+import numbers
+
 import tensorflow as tf
 
 from convbert_tf.console import UserError
@@ -28,8 +30,8 @@ class TextPreprocessor:
         Returns a dict of `input_ids`, `input_mask`, `segment_ids` int32 [B, T].
 
     Raises:
-        UserError: `max_seq_length` has no room for text beside the special tokens, or the texts are
-            no lists of strings, or not as many first as second ones.
+        UserError: `max_seq_length` is no whole number or has no room for text beside the special
+            tokens, or the texts are no lists of strings, or not as many first as second ones.
 
     Example:
         >>> preprocessor = TextPreprocessor.from_preset("runs/sst2/preset")
@@ -43,6 +45,8 @@ class TextPreprocessor:
                 f"tokenizer must be a WordPieceTokenizer, got {tokenizer!r}; from_preset makes a "
                 "preprocessor of a model's directory."
             )
+        if isinstance(max_seq_length, bool) or not isinstance(max_seq_length, numbers.Integral):
+            raise UserError(f"max_seq_length must be a whole number, got {max_seq_length!r}.")
         if max_seq_length < 8:
             raise UserError(f"max_seq_length must be at least 8, got {max_seq_length}.")
         self.tokenizer, self.max_seq_length, self.pad = tokenizer, max_seq_length, pad

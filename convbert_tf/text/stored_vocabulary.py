@@ -14,12 +14,13 @@ import tempfile
 from typing import TypedDict
 
 from convbert_tf.console import UserError
-from convbert_tf.files import fetch, read_json, sha256, write_bytes
+from convbert_tf.files import check_file, fetch, read_json, sha256, write_bytes
 from convbert_tf.text.vocabulary import (
     SPECIAL_TOKENS,
     VOCAB_FILE,
     Vocabulary,
     ids_of,
+    leave_unsaid,
     read_pieces,
     strips_accents,
 )
@@ -49,6 +50,9 @@ _MODEL = {
     "continuing_subword_prefix": ("##",),
     "max_input_chars_per_word": (100, 200),
 }
+# The templates of BERT's post_processor: names and segments of their parts.
+_SINGLE = [("[CLS]", 0), ("A", 0), ("[SEP]", 0)]
+_PAIR = [*_SINGLE, ("B", 1), ("[SEP]", 1)]
 _LARGEST_ID = 10_000_000  # of a vocabulary that a file is written of
 
 
@@ -79,7 +83,9 @@ def find(source):
     hashes = settings.get("sha256")
     if isinstance(hashes, dict) and VOCAB_FILE in hashes:  # nor these
         check_hash(directory, VOCAB_FILE, hashes)
-    return Vocabulary(vocab_file(directory), lower_case, strips_accents(lower_case, strip_accents))
+    path = vocab_file(directory)
+    leave_unsaid(path)
+    return Vocabulary(path, lower_case, strips_accents(lower_case, strip_accents))
 
 
 def check_is_preset(directory, settings):
@@ -122,6 +128,7 @@ def check_hash(directory, name, hashes):
         hashes: SHA-256 by name, as in the config.json.
     """
     path = os.path.join(directory, name)
+    check_file(path)
     if not os.path.isfile(path):
         raise UserError(f"{path} is not there: the preset is incomplete.")
     if sha256(path) != hashes[name]:
@@ -138,6 +145,7 @@ def vocab_file(directory):
         UserError: it has none.
     """
     path = os.path.join(directory, VOCAB_FILE)
+    check_file(path)
     if not os.path.exists(path):
         raise NoVocabularyError(f"{path} is not there: the preset has no vocabulary.")
     return path
@@ -157,6 +165,7 @@ def find_huggingface(directory):
     settings, tokenizer, special, added = map(
         _read_optional, (config_path, tokenizer_path, special_path, added_path)
     )
+    check_file(vocab_path)
     if not tokenizer and not os.path.exists(vocab_path):
         raise NoVocabularyError(f"{directory} has neither vocab.txt nor tokenizer.json.")
     model = _object(tokenizer_path, tokenizer, "model") if tokenizer else {"type": "WordPiece"}
@@ -185,7 +194,7 @@ def find_huggingface(directory):
 
 def _read_optional(path):
     """The JSON object in a file; {} where there is no such file."""
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return {}
     values = read_json(path, "a tokenizer of Hugging Face")
     if not isinstance(values, dict):
@@ -216,22 +225,47 @@ def _check_tokenizer(path, tokenizer, model):
     pre_tokenizer = _object(path, tokenizer, "pre_tokenizer")
     _check_values(path, {"type": None} | pre_tokenizer, _PRE_TOKENIZER, "pre_tokenizer.", False)
     _check_values(path, model, _MODEL, "model.")
-    _check_post_processor(path, _object(path, tokenizer, "post_processor"))
+    for part in ("truncation", "padding"):
+        values = _object(path, tokenizer, part)
+        _check_values(path, values, {"direction": ("Right",)}, f"{part}.")
+    vocab = model.get("vocab") if isinstance(model.get("vocab"), dict) else {}
+    if not _is_berts(_object(path, tokenizer, "post_processor"), vocab):
+        raise UserError(
+            f"{path}: the post_processor is not BERT's, which makes [CLS] text [SEP] second text "
+            "[SEP], segment 1 from the second text on."
+        )
     return normalizer
 
 
-def _check_post_processor(path, values):
-    """Refuses one that does not make [CLS] text [SEP]; none at all is what bare pieces have."""
-    if not values or values.get("type") == "BertProcessing":
-        return
-    single = values.get("single")
-    tokens = [
-        item["SpecialToken"].get("id")
-        for item in (single if isinstance(single, list) else [])
-        if isinstance(item, dict) and isinstance(item.get("SpecialToken"), dict)
-    ]
-    if values.get("type") != "TemplateProcessing" or tokens != ["[CLS]", "[SEP]"]:
-        raise UserError(f"{path}: the post_processor is not BERT's, which makes [CLS] text [SEP].")
+def _is_berts(values, vocab):
+    """Whether a post_processor makes BERT's inputs; none at all is what bare pieces have."""
+    if not values:
+        return True
+    if values.get("type") == "BertProcessing":
+        return all(
+            values.get(name) in (None, [token, vocab.get(token)])
+            for name, token in (("cls", "[CLS]"), ("sep", "[SEP]"))
+        )
+    special = values.get("special_tokens") or {}
+    try:
+        ids = {token: special[token]["ids"] for token in ("[CLS]", "[SEP]") if token in special}
+    except (KeyError, TypeError):
+        return False
+    return (
+        values.get("type") == "TemplateProcessing"
+        and _template(values.get("single")) == _SINGLE
+        and (values.get("pair") is None or _template(values["pair"]) == _PAIR)
+        and all(found == [vocab.get(token)] for token, found in ids.items())
+    )
+
+
+def _template(items):
+    """(token or sequence, segment) of the parts of a template; None where it is none."""
+    try:
+        parts = [part for item in items for part in item.values()]
+        return [(part["id"], part["type_id"]) for part in parts]
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 def _check_values(path, values, known, prefix="", null=True):

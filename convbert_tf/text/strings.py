@@ -3,6 +3,8 @@
 What cannot be meant is refused with what to give.
 """
 
+import collections.abc
+
 import tensorflow as tf
 
 from convbert_tf.console import UserError
@@ -16,12 +18,19 @@ def as_strings(values, name="texts"):
         name: of the argument, for messages.
 
     Raises:
-        UserError: one string alone, pairs, or something that is no string; names the place.
+        UserError: one string alone, pairs, a table or a set, or something that is no string; names
+            the place.
     """
     if isinstance(values, str | bytes):
         raise UserError(f"{name} is one string; give a list: [{name[:-1]}].")
     if tf.is_tensor(values):
         return _check_tensor(values, name)
+    # To go through a table gives the names of its columns, and a set has no order.
+    if isinstance(values, collections.abc.Mapping) or hasattr(values, "columns"):
+        kind = type(values).__name__
+        raise UserError(f"{name} is a {kind}; give its column of texts alone, say table['text'].")
+    if isinstance(values, set | frozenset):
+        raise UserError(f"{name} is a {type(values).__name__}, which has no order; give a list.")
     try:
         values = list(values)
     except TypeError as error:

@@ -7,12 +7,13 @@ import re
 from typing import NamedTuple
 
 from convbert_tf.console import UserError, say
-from convbert_tf.files import atomic_path, write_bytes
+from convbert_tf.files import atomic_path, check_file, write_bytes
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FILE = "vocab.txt"
 _MAX_PIECE_BYTES = 256  # TF Text packs a piece's length into eight bits
-_announced = set()  # hashes of the vocabularies with unused lines that a line was said about
+# Vocabularies with unused lines that nothing more is said about: hashes, and paths of presets'.
+_announced = set()
 
 
 class Vocabulary(NamedTuple):
@@ -42,7 +43,8 @@ def load_vocab(path):
 
     A piece may be on several lines: its id is that of the last one (see `ids_of`), as for the
     original and for Hugging Face. The other lines and empty ones keep their numbers, but no text
-    gets these ids. A line is printed about such a vocabulary, once in a process.
+    gets these ids. A line is printed about such a vocabulary, once in a process and not about that
+    of a preset (see `leave_unsaid`).
 
     Raises:
         UserError: as `read_pieces`, or a special token is missing.
@@ -51,6 +53,11 @@ def load_vocab(path):
     _check_special_tokens(path, vocab)
     _announce_unused_lines(path, vocab)
     return vocab
+
+
+def leave_unsaid(path):
+    """No line about unused lines of the file at `path`: one was printed when it was made."""
+    _announced.add(os.path.abspath(path))
 
 
 def ids_of(vocab):
@@ -70,6 +77,7 @@ def read_pieces(path):
             that is on another line without it.
     """
     try:
+        check_file(path)
         with open(path, "rb") as file:
             raw = file.read()
         text = raw.decode("utf-8").removeprefix("\ufeff")
@@ -119,9 +127,10 @@ def copy(source, target):
     """Copies the vocabulary at `source` to `target`, with LF and without white space around pieces.
 
     Raises:
-        UserError: as `read_pieces`.
+        UserError: as `load_vocab`.
     """
     vocab = read_pieces(source)
+    _check_special_tokens(source, vocab)
     _announce_unused_lines(source, vocab)
     write_bytes(target, _content(vocab))
 
@@ -157,7 +166,9 @@ def _announce_unused_lines(path, vocab):
     ids, empty = ids_of(vocab), vocab.count("")
     earlier = len(vocab) - empty - len(ids)
     content = hash(tuple(vocab))
-    if not earlier + empty or content in _announced or multiprocessing.parent_process():
+    if not earlier + empty or multiprocessing.parent_process():
+        return
+    if {content, os.path.abspath(path)} & _announced:
         return
     _announced.add(content)
     repeated = {piece for index, piece in enumerate(vocab) if piece and ids[piece] != index}

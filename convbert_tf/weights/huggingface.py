@@ -23,11 +23,10 @@ from convbert_tf.config import ModelConfig, PretrainingConfig
 from convbert_tf.console import UserError, say
 from convbert_tf.files import read_json, write_json
 from convbert_tf.text import vocabulary
-from convbert_tf.weights import names
+from convbert_tf.weights import hidden_layer, names
 from convbert_tf.weights.huggingface_files import WEIGHT_FILES, read_weights, write_safetensors
 from convbert_tf.weights.presets import check_vocabulary, replacing
 from convbert_tf.weights.stored import (
-    Array,
     Stored,
     encoder_config,
     head_config,
@@ -76,11 +75,14 @@ class _Config(TypedDict, total=False):
     layer_norm_eps: float | None
     tie_word_embeddings: bool | None
     is_decoder: bool | None
+    quantization_config: dict | None
     add_cross_attention: bool | None
     mask_logits: bool | None
 
 
 _SINGLE_LABEL, _MULTI_LABEL = "single_label_classification", "multi_label_classification"
+_REGRESSION = "regression"
+_FILES = (WEIGHT_FILES[0], "vocab.txt", "tokenizer_config.json")  # and config.json
 _OURS = {"linear_groups", "conv_type", "mask_convolution"}  # fields that are not written
 
 
@@ -102,6 +104,8 @@ def read(directory):
     if values["model_type"] != "convbert":
         kind = schema.shortened(values["model_type"])
         raise UserError(f"{directory} holds a {kind}, not a convbert.")
+    if values.get("quantization_config"):
+        raise UserError(f"{config_file}: quantization_config: quantised weights are not supported.")
     path, tensors = read_weights(directory)
     stored = _describe(values, tensors, directory)
     stored.check_config(config_file)
@@ -118,7 +122,7 @@ def read(directory):
     left = [name for name in left if not name.endswith("position_ids")]
     if left:
         say(f"{directory}: {len(left)} weights without a place here are left out ({left[0]}, ...)")
-    return _without_hidden_layer(stored) if stored.kind == "TextClassifier" else stored
+    return hidden_layer.removed_from(stored) if stored.kind == "TextClassifier" else stored
 
 
 def _describe(values, tensors, directory):
@@ -138,17 +142,29 @@ def _describe(values, tensors, directory):
         return Stored("QuestionAnswerer", head_config(config, joint=False, mask_logits=mask_logits))
     if kind == "ConvBertForTokenClassification":
         return Stored("TokenClassifier", head_config(config, **classes))
-    multi_label = values.get("problem_type") == _MULTI_LABEL
-    one_of_several = multi_label and num_classes < 2
-    if kind == "ConvBertForSequenceClassification" and not one_of_several:
+    problem = values.get("problem_type")
+    multi_label, what = problem == _MULTI_LABEL, f"the head of {kind}"
+    if kind == "ConvBertForSequenceClassification":
+        what = _misfit(problem, num_classes)
+    if not what:
         options = classes | {"hidden_layer": True, "multi_label": multi_label}
         return Stored("TextClassifier", head_config(config, **options))
     if kind != "ConvBertModel":
-        what = (
-            "a head for several labels with only one" if one_of_several else f"the head of {kind}"
-        )
         say(f"{directory}: {what} has no counterpart here; only the encoder is taken")
     return Stored("ConvBertEncoder", encoder_config(config))
+
+
+def _misfit(problem, num_classes):
+    """What a classifier there is that has no counterpart here, or ""."""
+    if problem == _MULTI_LABEL and num_classes < 2:
+        return "a head for several labels with only one"
+    if problem == _REGRESSION and num_classes > 1:
+        return f"a head for a regression of {num_classes} numbers"
+    if problem == _SINGLE_LABEL and num_classes < 2:
+        return "a head for one of several labels with only one"
+    if problem not in (None, _MULTI_LABEL, _REGRESSION, _SINGLE_LABEL):
+        return f"a head with problem_type {schema.shortened(problem)}"
+    return ""
 
 
 def _masked_lm(config):
@@ -317,7 +333,7 @@ def write(stored, directory, generator=False):
         generator: whether a pretrainer's generator is written, as a masked LM.
 
     Raises:
-        UserError: `transformers` has no such head, or computes something else.
+        UserError: `transformers` has no such head, or computes something else; or as `replacing`.
     """
     stored = as_theirs(stored, generator)
     config = stored.model_config
@@ -325,7 +341,7 @@ def write(stored, directory, generator=False):
     values = _config_values(stored, config)
     prefix = "convbert." if stored.kind == "ConvBertEncoder" else ""
     weights = names.to_theirs(weight_names(stored), stored.arrays)
-    with replacing(directory) as partial:
+    with replacing(directory, "model_type", _FILES, closed=True) as partial:
         write_safetensors(
             os.path.join(partial, WEIGHT_FILES[0]),
             ((name.removeprefix(prefix), value) for name, value in weights),
@@ -354,7 +370,7 @@ def as_theirs(stored, generator=False):
             "tell whether there is an answer; train with joint_prediction=False on SQuAD 1.1."
         )
     if stored.kind == "TextClassifier" and not config.get("hidden_layer"):
-        return _with_hidden_layer(stored)
+        return hidden_layer.added_to(stored)
     if stored.kind == "ConvBertPretrainer":
         if stored.pretraining.objective == "electra":
             say("of the pretrainer only the discriminator's encoder is written, without its head")
@@ -379,53 +395,6 @@ def masked_lm(stored):
     return new.with_vocabulary(stored.vocabulary)
 
 
-def _with_hidden_layer(stored):
-    """A TextClassifier with `hidden_layer` that gives the logits of one without."""
-    config, num_classes = stored.model_config, stored.config["num_classes"]
-    if not _can_hold_logits(stored):
-        raise UserError(
-            f"Hugging Face's classifier has a hidden layer of {config.hidden_size} units after "
-            f"{config.hidden_act}, which cannot hold {num_classes} logits as they are; train with "
-            "hidden_layer=True."
-        )
-    kernel, bias = (stored.arrays[f"logits/{x}"].read() for x in ("kernel", "bias"))
-    rest, eye = config.hidden_size - 2 * num_classes, np.eye(num_classes, dtype="float32")
-    head = {
-        "hidden/kernel": np.pad(np.concatenate([kernel, -kernel], axis=1), [(0, 0), (0, rest)]),
-        "hidden/bias": np.pad(np.concatenate([bias, -bias]), (0, rest)),
-        "logits/kernel": np.pad(np.concatenate([eye, -eye]), [(0, rest), (0, 0)]),
-        "logits/bias": np.zeros(num_classes, "float32"),
-    }
-    return _with_head(stored, head, hidden_layer=True)
-
-
-def _with_head(stored, head, hidden_layer):
-    """`stored` with other arrays for the head: name -> values."""
-    arrays = {n: array for n, array in stored.arrays.items() if n.startswith("encoder/")}
-    arrays |= {name: Array.of(values) for name, values in head.items()}
-    config = stored.config | {"hidden_layer": hidden_layer}
-    return dataclasses.replace(stored, config=config, arrays=arrays)
-
-
-def _can_hold_logits(stored):
-    config = stored.model_config
-    return 2 * stored.config["num_classes"] <= config.hidden_size and config.hidden_act != "tanh"
-
-
-def _without_hidden_layer(stored):
-    """Takes back what `_with_hidden_layer` did, if that made the head; else `stored` as it is."""
-    if not _can_hold_logits(stored):
-        return stored
-    number = stored.config["num_classes"]
-    kernel, bias = (stored.arrays[f"hidden/{x}"].read() for x in ("kernel", "bias"))
-    head = {"logits/kernel": kernel[:, :number], "logits/bias": bias[:number]}
-    new = _with_head(stored, head, hidden_layer=False)
-    made = _with_hidden_layer(new).arrays
-    own = [name for name in made if not name.startswith("encoder/")]
-    same = all(np.array_equal(made[n].read(), stored.arrays[n].read()) for n in own)
-    return new if same else stored
-
-
 def _config_values(stored, config):
     """The content of config.json. It keeps what describes the generator, for conversion back."""
     values = {key: value for key, value in config.to_dict().items() if key not in _OURS}
@@ -445,5 +414,5 @@ def _config_values(stored, config):
     if stored.kind == "TextClassifier":
         several = _MULTI_LABEL if stored.config.get("multi_label") else _SINGLE_LABEL
         one = stored.config["num_classes"] == 1
-        values["problem_type"] = "regression" if one else several
+        values["problem_type"] = _REGRESSION if one else several
     return values

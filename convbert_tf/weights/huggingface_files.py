@@ -6,13 +6,14 @@ No TensorFlow; PyTorch only where the weights are PyTorch's.
 import functools
 import os
 import re
+import stat
 from typing import Required, TypedDict
 
 import h5py
 import keras  # noqa: F401  teaches numpy bfloat16
 
 from convbert_tf.console import UserError, reason
-from convbert_tf.files import read_json
+from convbert_tf.files import check_file, how_to_install, read_json
 from convbert_tf.weights.stored import Array
 
 # In this order: the first two need no PyTorch.
@@ -27,11 +28,12 @@ def read_weights(directory):
     """
     for name in WEIGHT_FILES:
         path = os.path.join(directory, name)
-        if os.path.exists(index := f"{path}.index.json"):
+        check_file(path)
+        if os.path.exists(path):  # before an index, as in transformers
+            paths = [path]
+        elif os.path.lexists(index := f"{path}.index.json"):
             shards = _shards(index)
             paths = [os.path.join(directory, os.path.basename(shard)) for shard in shards]
-        elif os.path.exists(path):
-            paths = [path]
         else:
             continue
         tensors = {}
@@ -39,7 +41,10 @@ def read_weights(directory):
             arrays = _guarded(shard, functools.partial(_READERS[name], shard))
             tensors |= {_modern(key): _guarded_array(shard, a) for key, a in arrays.items()}
         return path, tensors
-    raise UserError(f"{directory} has none of {', '.join(WEIGHT_FILES)}.")
+    raise UserError(
+        f"{directory} has none of {', '.join(WEIGHT_FILES)}: it is incomplete; copy or download "
+        "its weights too."
+    )
 
 
 class _Index(TypedDict, total=False):
@@ -61,10 +66,11 @@ def _guarded_array(path, array):
 
 def _guarded(path, read):
     """What `read()` gives; its errors in one line that names the file at `path`."""
+    check_file(path)
     try:
         return read()
     except ImportError as error:
-        raise UserError(f"{path} needs {error.name}: pip install {error.name}.") from error
+        raise UserError(f"{path} needs {error.name}: {how_to_install(error)}.") from error
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there: a shard of the weights is missing.") from error
     except Exception as error:  # each library has its own for a file that is not whole
@@ -95,9 +101,14 @@ def _read_torch(path):
 
     state = torch.load(path, map_location="cpu", weights_only=True)
     return {
-        name: Array(tuple(tensor.shape), lambda tensor=tensor: tensor.float().numpy())
+        name: Array(tuple(tensor.shape), lambda tensor=tensor: _numpy(tensor))
         for name, tensor in state.items()
     }
+
+
+def _numpy(tensor):
+    """As float32 what has floating point; the rest as it is, for as_weights to refuse."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def _read_h5(path):
@@ -132,9 +143,17 @@ def write_safetensors(path, tensors):
 
     Raises:
         UserError: safetensors is not installed.
+        OSError: the file cannot be written.
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as error:
-        raise UserError("safetensors is not installed: pip install safetensors.") from error
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+        raise UserError(f"safetensors is not installed: {how_to_install(error)}.") from error
+    with open(path, "wb") as file:  # of the mode that the umask gives, which safetensors has not
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(reason(error)) from error
+    os.chmod(path, mode)

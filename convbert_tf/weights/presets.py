@@ -44,6 +44,7 @@ _Description = TypedDict(
 )
 CONFIG_FILE, WEIGHTS_FILE, README_FILE = "config.json", "model.weights.h5", "README.md"
 PRESET_DIR = "preset"  # of a run
+_PARTIAL = "partial-"  # with it the name of a folder begins that a model is written to
 # What h5py raises for a file that is not whole.
 _H5_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 # A weight's number among those of its own layer, by which Keras stores it.
@@ -70,9 +71,9 @@ def write(stored, directory):
 
     Raises:
         UserError: the vocabulary cannot be read or has more pieces than the model, a weight is not
-            finite, or an option of the model is impossible.
+            finite, an option of the model is impossible, or as `replacing`.
     """
-    with replacing(directory) as partial:
+    with replacing(directory, "weights_sha256", (WEIGHTS_FILE, VOCAB_FILE)) as partial:
         weights = os.path.join(partial, WEIGHTS_FILE)
         _write_weights(stored, weights)
         hashes = {WEIGHTS_FILE: sha256(weights)}
@@ -98,8 +99,6 @@ def write(stored, directory):
         }
         write_json(os.path.join(partial, CONFIG_FILE), description)
         _read_back(partial, directory)
-        if not stored.vocabulary.path:
-            _remove_vocabulary(directory)
 
 
 def _read_back(partial, directory):
@@ -111,29 +110,79 @@ def _read_back(partial, directory):
         raise UserError(f"not saved, since it could not be loaded again: {message}") from error
 
 
-def _remove_vocabulary(directory):
-    """Removes the vocabulary of the preset that is replaced by one without."""
-    vocab_file = os.path.join(directory, VOCAB_FILE)
-    if os.path.exists(os.path.join(directory, CONFIG_FILE)) and os.path.exists(vocab_file):
-        os.remove(vocab_file)
-
-
 @contextlib.contextmanager
-def replacing(directory):
+def replacing(directory, mark, names, closed=False):
     """A new folder, whose files move into `directory` when all went well; config.json last.
 
     Everything that may fail comes first, in the folder beside; without config.json there is no
     model in a directory.
+
+    Args:
+        directory: made if it is not there.
+        mark: key of config.json by which a model of the same format is known, which is replaced.
+        names: of the files of a model; those that the new one has not are removed.
+        closed: whether a model with more files than these is not replaced, but refused.
+
+    Raises:
+        UserError: `directory` is none, or holds anything but such a model; it cannot be written.
+    """
+    _check_target(directory, mark, {*names, CONFIG_FILE, README_FILE} if closed else None)
+    try:
+        with (
+            undone_on_error(directory),
+            tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=directory) as partial,
+        ):
+            yield partial
+            _move(partial, directory, names)
+    except OSError as error:
+        why = error.strerror or reason(error)
+        raise UserError(f"{directory} cannot be written: {why}.") from error
+
+
+def _check_target(directory, mark, names):
+    """Refuses to write a model to `directory` where that would overwrite what is none.
+
+    Or where files would stay that are not in `names` (None: any may).
+
+    What a killed process has left of a preset is none, but has its folder of new files.
     """
     if is_address(directory):
         raise UserError(f"{directory}: a model is written to a directory, not to the hub.")
-    with (
-        undone_on_error(directory),
-        tempfile.TemporaryDirectory(prefix="partial-", dir=directory) as partial,
-    ):
-        yield partial
-        for name in sorted(os.listdir(partial), key=lambda name: name == CONFIG_FILE):
-            os.replace(os.path.join(partial, name), os.path.join(directory, name))
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
+        raise UserError(f"name a directory to save the model to, not {directory!r}.")
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        raise UserError(f"{directory} is a file: name a directory to save the model to.")
+    there = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    there = [name for name in there if not name.startswith(".")]
+    if not there or any(name.startswith(_PARTIAL) for name in there):
+        return
+    is_model = mark in _fields_at(directory)
+    foreign = [name for name in there if is_model and names and name not in names]
+    if not is_model or foreign:
+        raise UserError(
+            f"{directory} has files that are no earlier model of this format "
+            f"({(foreign or there)[0]}): choose a new directory, or empty it."
+        )
+
+
+def _move(partial, directory, names):
+    """Moves a new model's files to `directory`; of the old one's, `names`, none stays."""
+    new = os.listdir(partial)
+    for name in set(names) - set(new):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(directory, name))
+    if _is_edited(os.path.join(directory, README_FILE)):
+        new = [name for name in new if name != README_FILE]
+    for name in sorted(new, key=lambda name: name == CONFIG_FILE):
+        os.replace(os.path.join(partial, name), os.path.join(directory, name))
+
+
+def _is_edited(readme):
+    """Whether people have made more of the README than the line that `write` writes."""
+    if not os.path.exists(readme):
+        return False
+    with open(readme, "rb") as file:
+        return not re.fullmatch(rb"A \w+ of convbert_tf with [^\n]*\n", file.read())
 
 
 def check_vocabulary(vocab_file, model_config):
@@ -150,10 +199,14 @@ def check_vocabulary(vocab_file, model_config):
 
 
 def _write_weights(stored, path):
-    with h5py.File(path, "w") as file:
-        for name, array in stored.arrays.items():
-            values = as_weights(array.read(), name, f"the {stored.kind}")
-            file.create_dataset(h5_path(name), data=values)
+    try:
+        # To a file of Python's: on a full disk HDF5's own ends the process by a fault of memory.
+        with open(path, "w+b") as raw, h5py.File(raw, "w") as file:
+            for name, array in stored.arrays.items():
+                values = as_weights(array.read(), name, f"the {stored.kind}")
+                file.create_dataset(h5_path(name), data=values)
+    except RuntimeError as error:  # what h5py makes of some errors of the file
+        raise OSError(reason(error)) from error
 
 
 def h5_path(name):
@@ -283,9 +336,13 @@ def is_original(directory):
 
 def is_described(directory):
     """Whether the config.json of `directory` says that it is a preset or of Hugging Face."""
+    return bool(_fields_at(directory) & {"model_type", "format"})
+
+
+def _fields_at(directory):
+    """The keys of the config.json of `directory`; none where there is none."""
     path = os.path.join(directory, CONFIG_FILE)
-    values = read_json(path, "a config") if os.path.exists(path) else {}
-    return bool(_fields(values) & {"model_type", "format"})
+    return _fields(read_json(path, "a config") if os.path.exists(path) else {})
 
 
 def _fields(values):

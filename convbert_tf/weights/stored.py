@@ -1,6 +1,7 @@
 """A stored model as pure data, whatever its format: what `read` gives and `write` takes."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Required, TypedDict
 
@@ -223,8 +224,21 @@ def check_mask(joint, mask_logits):
         raise UserError("mask_logits=False is for joint=False: the joint head has its mask.")
 
 
+def as_labels(labels):
+    """Names of classes as users give them, as a list; None for none."""
+    if isinstance(labels, str | dict | set | frozenset):
+        kind = type(labels).__name__
+        raise UserError(f"labels must be a list, the names of the classes in order, not a {kind}.")
+    return list(labels) if labels is not None and len(labels) else None
+
+
 def check_labels(labels, num_classes):
     """Refuses `labels` (None for none) that are not `num_classes` different strings."""
+    if num_classes is None:
+        raise UserError("num_classes is missing: the number of classes, or give their labels.")
+    is_number = isinstance(num_classes, numbers.Real) and not isinstance(num_classes, bool)
+    if not is_number or num_classes != num_classes // 1:
+        raise UserError(f"num_classes must be a whole number, got {num_classes!r}.")
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, got {num_classes}.")
     if labels is None:
@@ -252,12 +266,16 @@ def as_weights(values, name, where):
         UserError: they are not.
     """
     try:
-        if values.dtype.kind not in "fiuV":  # V: bfloat16 and its like
+        # V: bfloat16 and its like. Whole numbers and bytes are quantised, and mean nothing alone.
+        if values.dtype.kind not in "fV" or values.dtype.itemsize < 2:
             raise TypeError(f"values of type {values.dtype}")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
             values = np.asarray(values, "float32")
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {name!r} does not hold numbers.") from error
+        kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
+        raise UserError(
+            f"{where}: {name!r} is of type {kind:.40}, not of 16, 32 or 64 bits of floating point."
+        ) from error
     # One pass without a copy; the sum of finite values may overflow, so that is no proof.
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.sum(values)

@@ -86,3 +86,37 @@ def test_inputs_are_a_dict(compiled):
         compiled(np.ones((2, 8), "int32"))
     with pytest.raises(UserError, match="the model got a dict without input_ids"):
         compiled({"ids": np.ones((2, 8), "int32")})
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "message"),
+    [
+        ("input_mask", "attention_mask", "attention_mask, a name of Hugging Face's: call it input"),
+        ("segment_ids", "token_type_ids", "Hugging Face's: call it segment_ids"),
+        ("segment_ids", "segments", "got 'segments', which it does not know, and no segment_ids"),
+        (None, "position_ids", "position_ids, a name of Hugging Face's: there is no such input"),
+    ],
+)
+def test_a_name_that_no_model_looks_at_is_refused(compiled, name, theirs, message):
+    wrong = dict(inputs())
+    wrong[theirs] = wrong.pop(name) if name else wrong["input_ids"]
+    in_graph = tf.function(compiled, autograph=False)
+    in_dataset = lambda x: compiled.predict(tf.data.Dataset.from_tensors(x), verbose=0)  # noqa: E731
+    for use in (compiled, compiled.encoder, in_graph, compiled.predict, in_dataset):
+        with pytest.raises(UserError, match=message):
+            use(wrong)
+    # Labels and the like may be in a batch that has all inputs.
+    more = inputs(label_ids=np.array([0, 1]))
+    np.testing.assert_array_equal(compiled(more), compiled(inputs()))
+
+
+def test_inputs_have_one_shape(compiled):
+    x = {key: np.array(values) for key, values in inputs().items()}
+    one_row = {key: values[0] for key, values in x.items()}
+    in_graph = tf.function(compiled, autograph=False)
+    short = x | {"segment_ids": x["segment_ids"][:, :-1]}
+    for use in (compiled, compiled.encoder, in_graph, compiled.predict):
+        with pytest.raises(UserError, match=r"input_ids must be \[batch, tokens\].*x\[None\]"):
+            use(one_row)
+        with pytest.raises(UserError, match=r"segment_ids has shape \(.*, but input_ids .* agree"):
+            use(short)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import convbert_tf
-from convbert_tf import AdamW, TextClassifier, TextPreprocessor, WordPieceTokenizer
+from convbert_tf import (
+    AdamW,
+    TextClassifier,
+    TextPreprocessor,
+    TokenClassifier,
+    WordPieceTokenizer,
+)
 from convbert_tf.console import UserError
 from convbert_tf.modeling import presets
 from convbert_tf.training.optimization import FusedAdamW, LinearWarmupDecay
@@ -37,6 +43,27 @@ def test_labels_are_strings_as_many_as_classes(tmp_path, options, message):
     rewrite(config=config)(tmp_path)
     with pytest.raises(UserError):
         TextClassifier.from_preset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "num_classes is missing: the number of classes, or give their labels"),
+        ({"num_classes": "2"}, "num_classes must be a whole number, got '2'"),
+        ({"num_classes": 2.7}, "num_classes must be a whole number, got 2.7"),
+        ({"num_classes": True}, "num_classes must be a whole number, got True"),
+        ({"num_classes": 2, "labels": "ab"}, "labels must be a list, .* in order, not a str"),
+        ({"labels": {"a": 0, "b": 1}}, "labels must be a list, .* in order, not a dict"),
+        ({"labels": {"a", "b"}}, "labels must be a list, .* in order, not a set"),
+    ],
+)
+def test_the_number_of_classes_is_known(tmp_path, options, message):
+    make("encoder").save_to_preset(tmp_path / "encoder")
+    for kind in (TextClassifier, TokenClassifier):
+        with pytest.raises(UserError, match=message):
+            kind.from_preset(tmp_path / "encoder", **options)
+    model = TextClassifier.from_preset(tmp_path / "encoder", labels=("a", "b", "c"))
+    assert (model.num_classes, model.labels) == (3, ["a", "b", "c"])
 
 
 def test_what_cannot_be_exported_is_said_at_saving(tmp_path, capsys):

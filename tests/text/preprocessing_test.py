@@ -1,6 +1,7 @@
 """Raw strings to inputs; what cannot be meant is said in one line."""
 
 import random
+import types
 
 import keras
 import numpy as np
@@ -110,6 +111,9 @@ def test_lengths_and_pairs_come_from_the_preset(preset, tmp_path):
         (["good", float("nan")], r"texts\[1\] must be a string, got nan"),
         (["good", "\ud800"], r"texts\[1\] has half a surrogate pair"),
         (3, "must be a list of strings, got 3"),
+        ({"text": ["good film"]}, r"texts is a dict; give its column of texts alone"),
+        (types.SimpleNamespace(columns=["text"]), "give its column of texts alone"),
+        ({"good film"}, "texts is a set, which has no order; give a list"),
     ],
 )
 def test_what_are_no_texts_is_said(preset, texts, message):
@@ -121,6 +125,12 @@ def test_what_are_no_texts_is_said(preset, texts, message):
         preprocessor(texts)
     with pytest.raises(UserError):
         preprocessor(["good film"], texts)
+
+
+@pytest.mark.parametrize("length", ["16", 16.5, True])
+def test_a_length_is_a_whole_number(preset, length):
+    with pytest.raises(UserError, match=f"max_seq_length must be a whole number, got {length!r}"):
+        convbert_tf.TextPreprocessor.from_preset(preset, length)
 
 
 def test_no_texts_are_no_rows(preset):

@@ -49,6 +49,18 @@ def write(folder, pieces=PIECES, **files):
     return folder
 
 
+def pair(second, end):
+    """A template of pairs with the segments of the second text and of the [SEP] after it."""
+    more = [{"Sequence": {"id": "B", "type_id": second}}]
+    more.append({"SpecialToken": {"id": "[SEP]", "type_id": end}})
+    return TOKENIZER["post_processor"]["single"] + more
+
+
+BERT = {"type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 3]}
+IDS = {token: {"id": token, "ids": [i], "tokens": [token]} for i, token in enumerate(SPECIAL)}
+POST = TOKENIZER["post_processor"] | {"pair": pair(1, 1)}
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -57,6 +69,11 @@ def write(folder, pieces=PIECES, **files):
         ({"tokenizer_config": {"strip_accents": False}}, (True, False)),
         ({"tokenizer_config": {"do_lower_case": False, "strip_accents": True}}, (False, True)),
         ({"tokenizer": TOKENIZER}, (True, True)),
+        (
+            {"tokenizer": TOKENIZER | {"post_processor": POST | {"special_tokens": IDS}}},
+            (True, True),
+        ),
+        ({"tokenizer": TOKENIZER | {"post_processor": BERT}}, (True, True)),
         (
             {"tokenizer": TOKENIZER | {"normalizer": NORMALIZER | {"lowercase": False}}},
             (False,) * 2,
@@ -118,6 +135,24 @@ def changed(where, **values):
             "the post_processor is not BERT's",
         ),
         (changed("post_processor", single=[{"Sequence": {"id": "A"}}]), "makes .CLS. text .SEP."),
+        (changed("post_processor", pair=pair(1, 0)), "segment 1 from the second text on"),
+        (changed("post_processor", pair=pair(0, 1)), "segment 1 from the second text on"),
+        (
+            changed("post_processor", special_tokens={"[CLS]": {"id": "[CLS]", "ids": [3]}}),
+            "the post_processor is not BERT's",
+        ),
+        (
+            {"tokenizer": TOKENIZER | {"post_processor": BERT | {"cls": ["[SEP]", 3]}}},
+            "the post_processor is not BERT's",
+        ),
+        (
+            {"tokenizer": TOKENIZER | {"padding": {"direction": "Left"}}},
+            r"padding\.direction 'Left'",
+        ),
+        (
+            {"tokenizer": TOKENIZER | {"truncation": {"direction": "Left"}}},
+            r"truncation\.direction",
+        ),
         ({"tokenizer_config": {"padding_side": "left"}}, "padding_side 'left' is not supported"),
         ({"tokenizer": [1]}, "tokenizer.json is damaged: it holds no object"),
         ({"tokenizer": TOKENIZER | {"added_tokens": [{"id": 9, "content": "[E1]"}]}}, "'\\[E1\\]'"),

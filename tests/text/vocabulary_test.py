@@ -5,10 +5,12 @@ import os
 
 import pytest
 
+from convbert_tf import ConvBertEncoder, TextPreprocessor
 from convbert_tf.console import UserError
 from convbert_tf.modeling import masking
 from convbert_tf.text import tokenization, vocabulary
 from tests import goldens
+from tests.modeling.encoder_test import tiny
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -84,6 +86,18 @@ def test_the_last_line_of_a_repeated_piece_has_its_id(tmp_path, capsys, monkeypa
         f"{path}, 15 lines: 3 pieces are repeated, the last line of each has the id (4 earlier "
         "lines are unused); 1 line is empty\n"
     )
+
+
+def test_the_vocabulary_of_a_preset_is_not_told_of_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vocabulary, "_announced", set())
+    (tmp_path / "foreign.txt").write_text("".join(f"{piece}\n" for piece in REPEATED))
+    ConvBertEncoder(tiny()).save_to_preset(tmp_path / "preset", tmp_path / "foreign.txt")
+    assert "3 pieces are repeated" in capsys.readouterr().out  # where it is written, and only there
+    monkeypatch.setattr(vocabulary, "_announced", set())  # as in a new process
+    preprocessor = TextPreprocessor.from_preset(tmp_path / "preset", 16)
+    ConvBertEncoder.from_preset(tmp_path / "preset").save_to_preset(tmp_path / "two", preprocessor)
+    TextPreprocessor.from_preset(tmp_path / "two")
+    assert not capsys.readouterr().out
 
 
 @goldens.needs_shared

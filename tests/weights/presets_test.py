@@ -25,6 +25,7 @@ from convbert_tf import (
 )
 from convbert_tf.console import UserError
 from convbert_tf.modeling import presets
+from convbert_tf.text import vocabulary
 from convbert_tf.weights import presets as stored_presets
 from tests.modeling.encoder_test import tiny
 from tests.modeling.heads_test import inputs
@@ -296,6 +297,84 @@ def test_nothing_is_written_to_the_hub(saved):
     with pytest.raises(UserError, match="to a directory, not to the hub"):
         saved[0].save_to_preset("hf://owner/name")
     assert not os.path.exists("hf:")
+
+
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_a_directory_has_a_name(saved, tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name a directory to save the model to"):
+        saved[0].save_to_preset(path)
+    with pytest.raises(UserError, match="name a directory or hf://owner/name to load from"):
+        ConvBertEncoder.from_preset(path)
+    assert os.listdir(tmp_path) == ["preset"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"README.md": "mine"},
+        {"config.json": '{"model_type": "convbert"}', "model.safetensors": "theirs"},
+        {"config.json": '{"mine": 1}', "vocab.txt": "mine"},
+    ],
+)
+def test_files_of_others_are_not_replaced(saved, tmp_path, monkeypatch, content):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name, text in content.items():
+        (home / name).write_text(text)
+    monkeypatch.chdir(home)
+    for path in (home, "."):
+        with pytest.raises(UserError, match="no earlier model of this format .*a new directory"):
+            saved[0].save_to_preset(path)
+    with pytest.raises(UserError, match="home/config.json is a file: name a directory|is not a di"):
+        (home / "config.json").write_text("{}")
+        saved[0].save_to_preset(home / "config.json")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        saved[0].save_to_preset(home / "config.json" / "new")
+    assert {p.name for p in home.iterdir()} == {*content, "config.json"}
+    assert all((home / n).read_text() == t for n, t in content.items() if n != "config.json")
+
+
+def test_an_edited_readme_and_what_a_killed_save_has_left(saved):
+    model, directory = saved
+    readme = directory / "README.md"
+    assert readme.read_text().startswith("A ConvBertEncoder of")
+    make("classifier").save_to_preset(directory)
+    assert readme.read_text().startswith("A TextClassifier of")
+    readme.write_text(readme.read_text() + "Trained on my reviews.")
+    model.save_to_preset(directory)
+    assert readme.read_text().endswith("Trained on my reviews.")
+    # Killed between the moves: its folder is there and config.json still in it.
+    (directory / "partial-1").mkdir()
+    (directory / "config.json").rename(directory / "partial-1" / "config.json")
+    model.save_to_preset(directory)
+    same(ConvBertEncoder.from_preset(directory), model)
+
+
+def test_a_full_disk_is_said(saved, monkeypatch):
+    model, directory = saved
+
+    def full(*_, **__):
+        raise RuntimeError("Problems closing file (errno = 28, 'No space left on device')")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(UserError, match="preset cannot be written: .*No space left on device"):
+        ConvBertEncoder(tiny()).save_to_preset(directory)
+    same(ConvBertEncoder.from_preset(directory), model)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.weights.h5", "vocab.txt"])
+def test_pointers_and_broken_links_are_said(with_vocabulary, name):
+    path = with_vocabulary[0] / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for read in (ConvBertEncoder.from_preset, vocabulary.read_pieces):
+        place = path if read is vocabulary.read_pieces else with_vocabulary[0]
+        with pytest.raises(UserError, match=f"{name} is a Git LFS pointer.*run git lfs pull"):
+            read(place)
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{name} is a broken link"):
+        ConvBertEncoder.from_preset(with_vocabulary[0])
 
 
 FRESH = """
