@@ -109,6 +109,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("evaluate", ["--run=no/run"], 1, ["no/run/config.json is not there"]),
         ("evaluate", [FINETUNE], 1, ["set --output_dir."]),
         ("evaluate", [FINETUNE, "--data_dir=x"], 1, ["here it is --config.task.data_dir."]),
+        ("evaluate", [FINETUNE, "--dev_file=x"], 1, ["here it is --config.task.dev_file."]),
         ("predict", ["--input=no/file"], 2, ["--model is required."]),
         ("predict", ["--model=x", "--input=no/file.csv"], 1, ["no/file.csv is not there"]),
         ("predict", ["--model=x", "--input=BUILD"], 1, ["BUILD: set --input_format"]),
@@ -118,7 +119,13 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
             ["--model=x", "--input=BUILD", "--input_format=text", "--output=./BUILD"]
             + ["--output_format=tsv"],
             1,
-            ["--output=./BUILD is the input itself: name another file."],
+            ["--output=./BUILD is the input: name another file."],
+        ),
+        (
+            "predict",
+            ["--model=x", "--html=./a.tsv", "--output=a.tsv"],
+            1,
+            ["--html and --output name the same file."],
         ),
         ("glue", ["--preset=x", "--data_dir=y"], 2, ["model_dir"]),
         ("glue", ["--preset=x", "--data_dir=y", "--model_dir=z", "--tasks=x"], 1, ["no task 'x'"]),

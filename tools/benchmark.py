@@ -15,6 +15,9 @@ Sections:
     epoch     an epoch of a CoLA-format task with its dev score, from files to a saved model:
               --cola_dir, --vocab_file
     records   pre-training records of --text on one core: --vocab_file
+    questions answers to --questions of SQuAD's file --squad, evenly spread over it, the models
+              loaded: --vocab_file. The peers are Hugging Face's example of question answering
+              (run_qa: batches of 8, windows of 384 tokens) and the pipeline of transformers 4
     curve     forward time and memory over length and over batch, also with full attention; of the
               first of --sizes; --plot draws it
 
@@ -22,7 +25,7 @@ What is not installed is left out and shown so. The peers of this machine's tabl
 
     .venv/bin/pip install torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 matplotlib
     python3.11 -m venv peers && peers/bin/pip install tensorflow==2.20.0 tf-keras==2.20.1 \
-        transformers==4.57.6
+        torch==2.13.0 transformers==4.57.6
     .venv/bin/python tools/benchmark.py --peers_python=peers/bin/python
 
 (Hugging Face's TensorFlow models are gone since transformers 5, so they need the second one;
@@ -67,17 +70,20 @@ flags.DEFINE_multi_string("peers_python", [], "Another interpreter with peers; m
 flags.DEFINE_string("cola_dir", "", "Folder of train.tsv and dev.tsv, for section epoch.")
 flags.DEFINE_string("text", "", "Text file (.txt, .jsonl, also .gz, .xz), for section records.")
 flags.DEFINE_float("megabytes", DEFAULTS.megabytes, "Of --text that are read.")
-flags.DEFINE_string("vocab_file", "", "Vocabulary, for sections epoch and records.")
+flags.DEFINE_string("squad", "", "SQuAD's JSON, say dev-v1.1.json, for section questions.")
+flags.DEFINE_integer("questions", DEFAULTS.questions, "Of --squad.", lower_bound=1)
+flags.DEFINE_string("vocab_file", "", "Vocabulary, for sections epoch, records and questions.")
 flags.DEFINE_string("json", None, "File for all figures.")
 flags.DEFINE_string("plot", None, "File for the plot of section curve, .svg or .png.")
 
 _LISTS = ("sections", "sizes", "peers", "peers_python")
 _PLAIN = ("rounds", "epoch_rounds", "seconds", "threads", "backend", "cola_dir", "text")
+_PLAIN += ("megabytes", "vocab_file", "squad", "questions")
 
 
 def main(_):
     values = {name: tuple(FLAGS[name].value) for name in _LISTS}
-    values |= {name: FLAGS[name].value for name in (*_PLAIN, "megabytes", "vocab_file")}
+    values |= {name: FLAGS[name].value for name in _PLAIN}
     options = sections.Options(
         **values,
         shapes=tuple(map(sections.parse_shape, FLAGS.shapes)),

@@ -12,7 +12,8 @@ Of any preset, Hugging Face directory or hf://owner/name whose head fits the tas
 
 A split without labels, as GLUE's test sets, is predicted and not scored. Leaves in output_dir, for
 each split: SPLIT.md and SPLIT.json, the report; predictions/SPLIT/, in the form that the task's
-benchmark takes; and event files for TensorBoard.
+benchmark takes; event files for TensorBoard; and of questions SPLIT.html, a page with the answers,
+right and wrong, in their contexts.
 """
 
 import dataclasses
@@ -30,9 +31,17 @@ CONFIG = config.ConfigFlag(
 RUN = flags.DEFINE_string("run", None, "model_dir of a run, whose task and preset are taken.")
 SPLIT = flags.DEFINE_list("split", ["dev"], "Splits of the task's data: dev,test for two.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Of --run: other data than it was trained on.")
+DEV_FILE = flags.DEFINE_string(
+    "dev_file",
+    None,
+    "Of --run: another file to score as its split dev, of questions, tags or rows of one's own.",
+)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the reports go; with --run by default reports/ in it."
 )
+
+# Tasks whose config can name their files.
+_WITH_FILES = ("squad_v1", "squad_v2", "tokens", config.OWN_TASK)
 
 
 def main(_):
@@ -42,16 +51,19 @@ def main(_):
     if RUN.value is not None:
         experiment = _of_run(RUN.value)
         output_dir = output_dir or os.path.join(RUN.value, "reports")
-    elif DATA_DIR.value is not None:
-        raise console.UserError("--data_dir goes with --run; here it is --config.task.data_dir.")
+    for flag in (DATA_DIR, DEV_FILE) if RUN.value is None else ():
+        if flag.value is not None:
+            raise console.UserError(
+                f"--{flag.name} goes with --run; here it is --config.task.{flag.name}."
+            )
     if not output_dir:
         raise console.UserError("set --output_dir.")
 
     console.load_tensorflow("orbit")
     from convbert_tf.tasks import reports
-    from convbert_tf.workflows import prediction
+    from convbert_tf.workflows import evaluation
 
-    for report in prediction.evaluate(experiment, SPLIT.value, output_dir).values():
+    for report in evaluation.evaluate(experiment, SPLIT.value, output_dir).values():
         for line in reports.brief(report):
             console.say(line)
     console.say(f"the reports are in {output_dir}")
@@ -65,7 +77,12 @@ def _of_run(model_dir):
     if not os.path.exists(os.path.join(model_dir, "preset", config.CONFIG_FILE)):
         raise console.UserError(f"the run in {model_dir} has made no preset yet: let it end.")
     changes = {"init_from": os.path.join(model_dir, "preset")}
-    changes |= {} if DATA_DIR.value is None else {"data_dir": DATA_DIR.value}
+    if DATA_DIR.value is not None:  # else the run's own files would be scored
+        changes |= {"data_dir": DATA_DIR.value, "dev_file": "", "test_file": ""}
+    if DEV_FILE.value is not None:
+        if experiment.task.name not in _WITH_FILES:
+            raise console.UserError(f"{experiment.task.name} takes --data_dir, and no --dev_file.")
+        changes["dev_file"] = DEV_FILE.value
     return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **changes))
 
 

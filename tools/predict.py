@@ -4,11 +4,17 @@ r"""Labels the texts of a file, or of standard input, with a fine-tuned model.
     python tools/predict.py --model=runs/mrpc --input=pairs.csv --columns=first,second \
         --keep=id --output=labels.jsonl
     echo "A fine film." | python tools/predict.py --model=models/sst2/1
+    python tools/predict.py --model=runs/qa --input=dev.json --keep=id --output=answers.jsonl \
+        --html=answers.html
 
 The predictions are in the order of the input: label and probabilities; the score of a regression;
 the answer to a question and its bytes in the context; words and entities with their tags, best as
-JSON lines. Files of any size are read in parts, and nothing is left of an output that could not be
-finished.
+JSON lines. Files of any size are read in parts, also packed ones (.gz, .xz), and nothing is left of
+an output that could not be finished.
+
+Questions come as rows with a question and a context, or in SQuAD's or MRQA's form. --html shows
+them with the answer and the second best marked in the context; where the input has right answers,
+right and wrong ones are told apart.
 """
 
 import os
@@ -17,6 +23,7 @@ import sys
 from absl import flags
 
 from convbert_tf import console
+from convbert_tf.data import tables
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -28,9 +35,9 @@ INPUT = flags.DEFINE_string("input", "-", "A file; - is standard input.")
 INPUT_FORMAT = flags.DEFINE_enum(
     "input_format",
     None,
-    ["text", "csv", "tsv", "jsonl"],
-    "text is a text a line, jsonl a JSON object a line, tsv has no quotes. By default as the "
-    "file's name ends, text for standard input.",
+    ["text", *dict.fromkeys(tables.FORMATS.values())],
+    "text is a text a line, jsonl a JSON object a line, json also a list of them or SQuAD's own "
+    "form, tsv has no quotes. By default as the file's name ends, text for standard input.",
 )
 COLUMNS = flags.DEFINE_list(
     "columns",
@@ -51,48 +58,87 @@ OUTPUT_FORMAT = flags.DEFINE_enum(
 KEEP = flags.DEFINE_list(
     "keep", [], "Columns of the input to write before the predictions; * for all."
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts computed at once.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Texts computed at once, 32 by default; of a preset's questions windows, 16 by default.",
+    lower_bound=1,
+)
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input in tokens; by default as trained.", lower_bound=8
 )
 PAIR = flags.DEFINE_bool(
     "pair", None, "Whether a classifier takes a pair of texts; by default as trained."
 )
-
-_ENDINGS = {".txt": "text", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl"}
+HTML = flags.DEFINE_string(
+    "html", None, "Of questions: a page of the answers in their contexts, which is replaced."
+)
 
 
 def main(_):
-    source = (INPUT.value, _format(INPUT, INPUT_FORMAT, "text"))
-    target = (OUTPUT.value, _format(OUTPUT, OUTPUT_FORMAT, "tsv"))
+    source = (INPUT.value, _input_format())
+    target = (OUTPUT.value, _output_format())
     if source[0] != "-" and not os.path.exists(source[0]):
         raise console.UserError(f"{source[0]} is not there; --input takes a file, or - for stdin.")
-    if os.path.exists(target[0]) and os.path.samefile(source[0], target[0]):
-        raise console.UserError(f"--output={target[0]} is the input itself: name another file.")
+    for flag in (OUTPUT, HTML):
+        if flag.value and os.path.exists(flag.value) and os.path.samefile(source[0], flag.value):
+            raise console.UserError(f"--{flag.name}={flag.value} is the input: name another file.")
+    if HTML.value and os.path.isdir(HTML.value):
+        raise console.UserError(f"--html={HTML.value} is a folder: name a file in it.")
+    if HTML.value and os.path.abspath(HTML.value) == os.path.abspath(target[0]):
+        raise console.UserError("--html and --output name the same file.")
 
     console.load_tensorflow()
-    from convbert_tf import serving
-    from convbert_tf.workflows import prediction
-
-    served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
     if source[0] == "-" and sys.stdin.isatty():
         print("reading from the terminal, a text a line; Ctrl-D ends it", file=sys.stderr)
+    chosen = (COLUMNS.value, KEEP.value, HEADER.value)
     try:
-        prediction.label_table(
-            served, source, target, COLUMNS.value, KEEP.value, HEADER.value, BATCH_SIZE.value
-        )
+        _label(source, target, *chosen)
     except BrokenPipeError:  # what reads the output has enough
         os._exit(0)
 
 
-def _format(path, format, of_pipes):
-    """The value of the flag `format`, or what the name in the flag `path` ends in."""
-    if format.value or path.value == "-":
-        return format.value or of_pipes
-    found = _ENDINGS.get(os.path.splitext(path.value)[1].lower())
-    if found is None or (found == "text" and of_pipes != "text"):
-        raise console.UserError(f"{path.value}: set --{format.name}; its name does not tell it.")
+def _label(source, target, *chosen):
+    from convbert_tf import serving
+    from convbert_tf.workflows import answer_pages, answering, prediction
+
+    if answering.is_answerer(MODEL.value):
+        if PAIR.value is not None:
+            raise console.UserError("--pair is for classifiers; this model answers questions.")
+        size = BATCH_SIZE.value or answering.BATCH_SIZE
+        model = answering.Answerer(MODEL.value, size, MAX_SEQ_LENGTH.value)
+        page = answer_pages.Page(f"{MODEL.value}: {INPUT.value}") if HTML.value else None
+        answering.answer_table(model, source, target, *chosen, show=page and page.add)
+        if page:
+            page.write(HTML.value)
+        return
+    if HTML.value:
+        raise console.UserError("--html is for questions, of a preset or a run that answers them.")
+    served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
+    prediction.label_table(served, source, target, *chosen, BATCH_SIZE.value or 32)
+
+
+def _input_format():
+    """The value of --input_format, or what the name of the input ends in."""
+    text = INPUT.value == "-" or INPUT.value.lower().endswith((".txt", ".txt.gz", ".txt.xz"))
+    found = INPUT_FORMAT.value or ("text" if text else tables.format_of(INPUT.value))
+    if found is None:
+        raise console.UserError(f"{INPUT.value}: set --input_format; its name does not tell it.")
     return found
+
+
+def _output_format():
+    """The value of --output_format, or what the name of the output ends in."""
+    found = (
+        "tsv" if OUTPUT.value == "-" else _OUTPUTS.get(os.path.splitext(OUTPUT.value)[1].lower())
+    )
+    found = OUTPUT_FORMAT.value or found
+    if found is None:
+        raise console.UserError(f"{OUTPUT.value}: set --output_format; its name does not tell it.")
+    return found
+
+
+_OUTPUTS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl"}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -25,16 +26,25 @@ from convbert_tf.data import unpacking
 
 # Longest value of a CSV file; the module's own limit is 131,072 characters.
 _LARGEST_VALUE = 1 << 30
-FORMATS = ".csv, .tsv, .jsonl, .ndjson, .json or .parquet"
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",  # a list, or lines
+    ".parquet": "parquet",
+}
+ENDINGS = ".csv, .tsv, .jsonl, .ndjson, .json or .parquet"
+_ROWS_AT_ONCE = 4096  # of a Parquet file
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The wanted columns of a file.
+    """Rows of a file, and how to name their places in it.
 
     Attributes:
         path: of the file.
-        columns: names of all its columns.
+        columns: names of all its columns, as far as they are known.
         rows: (number, name -> value); a value is None where there is none. The number is that of
             the row's first line in the file, or of the row where a file has no lines (`by_line`).
         by_line: whether numbers are those of lines.
@@ -42,7 +52,7 @@ class Table:
 
     path: str
     columns: list
-    rows: list
+    rows: collections.abc.Iterable
     by_line: bool = True
 
     def place(self, number):
@@ -59,7 +69,7 @@ class Table:
 
 
 def read(path, wanted, optional=(), delimiter=""):
-    """The Table of the file at `path`.
+    """The Table of the file at `path`, as a whole.
 
     Args:
         path: its name tells the format, see above.
@@ -73,30 +83,28 @@ def read(path, wanted, optional=(), delimiter=""):
     """
     if os.path.isdir(path) or not os.path.exists(path):
         what = "is a folder" if os.path.isdir(path) else "is not there"
-        raise UserError(f"{path} {what}: a file of rows is expected ({FORMATS}).")
-    name = unpacking.split_packing(path)[0].lower()
-    kind = os.path.splitext(name)[1]
-    if delimiter and kind != ".csv":
+        raise UserError(f"{path} {what}: a file of rows is expected ({ENDINGS}).")
+    form, names = format_of(path), (*wanted, *optional)
+    if delimiter and form != "csv":
         raise UserError(f"{path}: a delimiter is for .csv files.")
     if len(delimiter) > 1:
         raise UserError(f"delimiter {delimiter!r} must be one character.")
-    if kind == ".parquet":
-        return _read_parquet(path, wanted, optional)
-    readers = {".csv": _csv_rows, ".tsv": _tsv_rows, ".json": _json_rows}
-    readers |= dict.fromkeys((".jsonl", ".ndjson"), _json_line_rows)
-    if kind not in readers:
-        raise UserError(f"{path}: the name must end in {FORMATS}, also with .gz or .xz.")
-    text = _text(path)
-    if kind == ".csv":
-        columns, rows = _csv_rows(path, text, delimiter or ",")
-    else:
-        columns, rows = readers[kind](path, text)
-    by_line = kind != ".json" or not text.lstrip().startswith("[")
-    return _table(path, columns, rows, wanted, optional, by_line)
+    if form is None:
+        raise UserError(f"{path}: the name must end in {ENDINGS}, also with .gz or .xz.")
+    table, rows = stream(path, form, delimiter=delimiter, names=names), []
+    columns = dict.fromkeys(table.columns)
+    for number, values in table.rows:
+        columns.update(dict.fromkeys(values))
+        rows.append((number, {name: values[name] for name in names if name in values}))
+    if not rows:
+        raise UserError(f"{path} holds no rows.")
+    _check_columns(path, list(columns), wanted)
+    kept = [name for name in names if name in columns]
+    rows = [(number, {name: values.get(name) for name in kept}) for number, values in rows]
+    return Table(path, list(columns), rows, table.by_line)
 
 
-def _table(path, columns, rows, wanted, optional, by_line):
-    """The Table of `rows` (number, name -> value) without the columns that nobody wants."""
+def _check_columns(path, columns, wanted):
     missing = [name for name in wanted if name not in columns]
     if missing:
         shown = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
@@ -108,90 +116,128 @@ def _table(path, columns, rows, wanted, optional, by_line):
             else ""
         )
         raise UserError(f"{path} has no column {missing[0]!r}; it has {shown}.{hint}")
-    kept = [name for name in (*wanted, *optional) if name in columns]
-    rows = [(number, {name: values.get(name) for name in kept}) for number, values in rows]
-    if not rows:
-        raise UserError(f"{path} holds no rows.")
-    return Table(path, columns, rows, by_line)
 
 
-def _text(path):
-    """The unpacked text of the file at `path`, without a byte order mark."""
-    with unpacking.opened(path) as file:
-        content = file.read()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path} is UTF-16: save it as UTF-8 (in Excel: CSV UTF-8).")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{path}:{line}: not UTF-8 ({error.reason}): convert the file, say with iconv."
-        ) from error
+def format_of(path):
+    """The format of the table at `path` by its name, one of FORMATS; None for another."""
+    ending = os.path.splitext(unpacking.split_packing(path)[0])[1].lower()
+    return FORMATS.get(ending)
 
 
-def _csv_rows(path, text, delimiter):
+def stream(path, form, header=True, delimiter="", names=None):
+    """The Table at `path`, whose `rows` are an iterator that reads them bit by bit.
+
+    A list in a .json file is in memory as a whole.
+
+    Args:
+        path: of a file, also packed, or "-" for standard input.
+        form: of FORMATS; or "text": a text a line, the column "text".
+        header: whether the first line of CSV or TSV names the columns; otherwise they are called
+            "1", "2" and so on.
+        delimiter: of CSV, where it is no comma.
+        names: columns that are wanted of a Parquet file; None for all.
+
+    Raises:
+        UserError: when a broken row is come to; names it.
+    """
+    name = "standard input" if path == "-" else path
+    if form == "parquet":
+        columns, rows = _parquet_rows(path, names)
+        return Table(name, columns, rows, by_line=False)
+    lines = _lines(path, name)
+    if form == "json":
+        lines = itertools.dropwhile(lambda line: not line[1].strip(), lines)
+        first = next(lines, (1, ""))
+        lines = itertools.chain([first], lines)
+        if first[1].lstrip().startswith("["):
+            return Table(name, [], _json_list_rows(lines, name), by_line=False)
+    if form == "text":
+        rows = ((number, {"text": line.rstrip("\r\n")}) for number, line in lines)
+    elif form in ("json", "jsonl"):
+        rows = _json_line_rows(lines, name)
+    else:
+        found = _csv_values(lines, name, delimiter) if form == "csv" else _tsv_values(lines)
+        rows = _by_name(found, name, header)
+    return Table(name, [], rows)
+
+
+def _lines(path, name):
+    """Yields (number, line with its end) of an unpacked file, without a byte order mark."""
+    with open(0, "rb", closefd=False) if path == "-" else unpacking.opened(path) as file:
+        for number, raw in enumerate(file, 1):
+            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{name} is UTF-16: save it as UTF-8 (in Excel: CSV UTF-8).")
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name}:{number}: not UTF-8 ({error.reason}): convert the file, say with "
+                    "iconv."
+                ) from error
+
+
+def _csv_values(lines, name, delimiter):
+    """Yields (number of its first line, values) of the rows that are not blank."""
     csv.field_size_limit(_LARGEST_VALUE)
-    # StringIO would otherwise change the line ends inside values.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    found, line = [], 1
+    # A carriage return alone ends a line too.
+    texts = itertools.chain.from_iterable(io.StringIO(text, newline="") for _, text in lines)
+    reader, line = csv.reader(texts, delimiter=delimiter or ",", strict=True), 1
     try:
         for values in reader:
             if values:
-                found.append((line, values))
+                yield line, values
             line = reader.line_num + 1
     except csv.Error as error:
-        hint = ": a quote without its end, or inside a value" if '"' in text else ""
-        raise UserError(f"{path}:{line}: no CSV row ({reason(error)}){hint}.") from error
-    return _with_header(path, found)
+        about_quotes = any(word in str(error) for word in ("unexpected end", "expected after"))
+        hint = ": a quote without its end, or inside a value" if about_quotes else ""
+        raise UserError(f"{name}:{line}: no CSV row ({reason(error)}){hint}.") from error
 
 
-def _tsv_rows(path, text):
-    lines = enumerate(text.split("\n"), 1)  # other line ends may stand in texts
-    found = [(number, line.rstrip("\r").split("\t")) for number, line in lines if line.strip("\r")]
-    return _with_header(path, found)
+def _tsv_values(lines):
+    for number, line in lines:
+        if line := line.rstrip("\r\n"):
+            yield number, line.split("\t")
 
 
-def _with_header(path, found):
-    """Columns and rows of lists of values, the first of which names the columns."""
-    if not found:
-        raise UserError(f"{path} is empty: the first line must name the columns.")
-    columns = [name.strip() for name in found[0][1]]
-    twice = [name for name, count in collections.Counter(columns).items() if count > 1]
+def _by_name(found, name, header):
+    """Rows of (number, values), the first of which names the columns if there is a `header`."""
+    first = next(found, None)
+    if first is None:
+        why = "is empty: the first line must name the columns" if header else "holds no rows"
+        raise UserError(f"{name} {why}.")
+    columns = [column.strip() for column in first[1]]
+    if not header:
+        columns = [str(i) for i in range(1, len(columns) + 1)]
+        found = itertools.chain([first], found)
+    twice = [column for column, count in collections.Counter(columns).items() if count > 1]
     if twice:
-        raise UserError(f"{path}:1: two columns are called {twice[0]!r}.")
-    rows = []
-    for number, values in found[1:]:
+        raise UserError(f"{name}:{first[0]}: two columns are called {twice[0]!r}.")
+    for number, values in found:
         if len(values) != len(columns):
             raise UserError(
-                f"{path}:{number}: {len(columns)} columns, but {len(values)} in this row: put "
+                f"{name}:{number}: {len(columns)} columns, but {len(values)} in this row: put "
                 "quotes around a value that holds the delimiter or a line end (.csv), or mend it."
             )
-        rows.append((number, dict(zip(columns, values, strict=True))))
-    return columns, rows
+        yield number, dict(zip(columns, values, strict=True))
 
 
-def _json_line_rows(path, text):
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
+def _json_line_rows(lines, name):
+    for number, line in lines:
         if line and not line.isspace():
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: no JSON ({reason(error)}).") from error
-            rows.append((number, _json_object(f"{path}:{number}", values)))
-    return _columns_of(rows), rows
+            yield number, _json_object(f"{name}:{number}", _json(f"{name}:{number}", line))
 
 
-def _json_rows(path, text):
-    if not text.lstrip().startswith("["):
-        return _json_line_rows(path, text)
+def _json_list_rows(lines, name):
+    values = _json(name, "".join(line for _, line in lines))
+    for number, value in enumerate(values, 1):
+        yield number, _json_object(f"{name}, row {number}", value)
+
+
+def _json(place, text):
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON ({reason(error)}).") from error
-    rows = [(i, _json_object(f"{path}, row {i}", value)) for i, value in enumerate(values, 1)]
-    return _columns_of(rows), rows
+        raise UserError(f"{place}: no JSON ({reason(error)}).") from error
 
 
 def _json_object(place, values):
@@ -200,22 +246,32 @@ def _json_object(place, values):
     return values
 
 
-def _columns_of(rows):
-    return list(dict.fromkeys(name for _, values in rows for name in values))
-
-
-def _read_parquet(path, wanted, optional):
+def _parquet_rows(path, names):
+    """The names of the columns and an iterator of the rows."""
     # Here, since importing it takes time that users of other files need not wait.
     import pyarrow
     from pyarrow import parquet
 
+    def damage(error):
+        return UserError(f"{path} is no Parquet file, or damaged ({reason(error)}).")
+
+    def rows(file, columns):
+        number = 0
+        try:
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield number, values
+        except (pyarrow.ArrowException, OSError) as error:
+            raise damage(error) from error
+
     try:
-        columns = parquet.read_schema(path).names
-        kept = [name for name in (*wanted, *optional) if name in columns]
-        found = parquet.read_table(path, columns=kept).to_pylist() if kept else []
+        file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no Parquet file, or damaged ({reason(error)}).") from error
-    return _table(path, columns, list(enumerate(found, 1)), wanted, optional, by_line=False)
+        raise damage(error) from error
+    columns = file.schema_arrow.names
+    kept = columns if names is None else [name for name in dict.fromkeys(names) if name in columns]
+    return columns, rows(file, kept)
 
 
 # --- values ---

@@ -20,6 +20,7 @@ A family has
         labelled            whether it has labels; without them there is no score and no report
         score(outputs)      metrics of a model's outputs for them
         report(outputs)     what a report has beside the metrics: classes, confusion, mistakes
+        views(outputs)      of questions: what each is answered, for pages; missing elsewhere
         write(outputs, directory)   predictions in the family's own form of a file
         ensemble(outputs)   one model's outputs from a list of several's; missing where they have
                             no mean

@@ -4,6 +4,8 @@ Their files are read in squad_data.py, windows made in squad.py, answers and sco
 squad_decoding.py.
 """
 
+import dataclasses
+import itertools
 import os
 
 from convbert_tf.console import UserError, say
@@ -192,20 +194,29 @@ class QuestionsEvaluation:
         scores = squad_decoding.evaluate(self.examples, predictions, null_odds or None, threshold)
         return scores if threshold is None else scores | {"null_threshold": threshold}
 
+    def views(self, outputs):
+        """A View of each question, with the answers that `score` scores."""
+        predictions, nbest, null_odds = self.predictions(outputs)
+        threshold = self._null_threshold(predictions, null_odds)
+        return views(self.examples, nbest, null_odds, threshold)
+
     def report(self, outputs):
-        """The wrong answers that the model was surest of, to questions that have one."""
-        _, nbest, _ = self.predictions(outputs)
-        asked = {e.question_id: (i, e) for i, e in enumerate(self.examples) if e.answers}
-        best = {key: nbest[key][0] for key in asked}
-        mistakes = []
-        for key in sorted(asked, key=lambda key: -best[key]["probability"]):
-            number, example = asked[key]
-            one = {key: best[key]["text"]}
-            if squad_decoding.evaluate([example], one)["f1"] == 0:
-                mistakes.append(_mistake(number, example, best[key]))
-            if len(mistakes) == reports.NUM_MISTAKES:
-                break
-        return {"mistakes": mistakes}
+        """The wrong answers that the model was surest of, and the right ones that it was least.
+
+        To questions that have an answer; in part right ones are neither.
+        """
+        found = [
+            (number, view)
+            for number, view in enumerate(self.views(outputs))
+            if view.example.answers and view.answer
+        ]
+        found.sort(key=lambda each: -each[1].best["probability"])
+        wrong = [each for each in found if each[1].f1 == 0]
+        right = [each for each in reversed(found) if each[1].exact == 1]
+        return {
+            name: [_shown(*each) for each in chosen[: reports.NUM_MISTAKES]]
+            for name, chosen in (("mistakes", wrong), ("right", right))
+        }
 
     def write(self, outputs, directory):
         """Writes the predictions that `score` scores, and how precision goes with recall."""
@@ -223,11 +234,120 @@ class QuestionsEvaluation:
             say(f"no picture of precision and recall: {error}")
 
 
-def _mistake(number, example, answer):
+def _shown(number, view):
+    best, second = (view.nbest + [{"text": "", "probability": 0.0}])[:2]
     return {
         "example": number,
-        "question": example.question,
-        "answers": " / ".join(dict.fromkeys(text for text, _ in example.answers)),
-        "prediction": answer["text"],
-        "probability": round(answer["probability"], 6),
+        "question": view.example.question,
+        "answers": " / ".join(view.right_answers),
+        "prediction": view.answer,
+        "probability": round(best["probability"], 6),
+        "second": second["text"],
+        "second_probability": round(second["probability"], 6),
+        "context": "".join(
+            f"**{part}**" if kinds else part or " ... "
+            for part, kinds in view.marked(60, ("best",))
+        ),
     }
+
+
+# --- answers to look at ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """A question with what the model answers.
+
+    Attributes:
+        example: SquadExample.
+        nbest: its n-best list, the best first; see squad_decoding.decode.
+        answer: the best one's text, or "" where it is withheld.
+        null_odds: log-odds of "no answer"; None of a model that always answers.
+        exact, f1: of `answer`, from 0 to 1; None where there is nothing to score against.
+    """
+
+    example: squad.SquadExample
+    nbest: list
+    answer: str
+    null_odds: float | None = None
+    exact: float | None = None
+    f1: float | None = None
+
+    @property
+    def best(self):
+        return self.nbest[0]
+
+    @property
+    def right_answers(self):
+        """The texts to score against, each once; [""] is that there is none."""
+        if self.example.is_impossible:
+            return [""]
+        return list(dict.fromkeys(text for text, _ in self.example.answers))
+
+    def marked(self, around, wanted=("best", "second", "right")):
+        """The context in parts: (text, kinds of answer that it belongs to).
+
+        Args:
+            around: characters that are shown before and behind an answer; what is further away is
+                left out, for which (None, ()) stands.
+            wanted: of these kinds.
+        """
+        spans = [span for span in self._spans() if span[2] in wanted]
+        return list(_marked(self.example.context, spans, around))
+
+    def _spans(self):
+        """(start, end, kind) of the answers that stand in the context, in characters."""
+        names = ("best", "second") if self.answer else ("second",)
+        for kind, entry in zip(names, self.nbest, strict=False):
+            if entry["text"]:
+                yield entry["start_char"], entry["end_char"], kind
+        for text, start in () if self.example.is_impossible else self.example.answers:
+            if self.example.context.startswith(text, max(start, 0)) and start >= 0:
+                yield start, start + len(text), "right"
+
+
+def _marked(context, spans, around):
+    """Yields the parts of `View.marked`, neighbours of the same kinds as one."""
+    limits = {0, len(context)}
+    for start, end, _ in spans:
+        limits |= {start, end, max(0, start - around), min(len(context), end + around)}
+    if not spans:
+        limits.add(min(len(context), 2 * around))
+        spans = [(0, 0, None)]
+        around *= 2
+
+    def kinds_of(part):
+        start, end = part
+        if not any(s - around < end and start < e + around for s, e, _ in spans):
+            return None
+        return tuple(dict.fromkeys(kind for s, e, kind in spans if s <= start and end <= e))
+
+    parts = itertools.pairwise(sorted(limits))
+    for kinds, group in itertools.groupby(parts, kinds_of):
+        group = list(group)
+        yield (None, ()) if kinds is None else (context[group[0][0] : group[-1][1]], kinds)
+
+
+def views(examples, nbest, null_odds=None, threshold=None):
+    """A View of each of `examples`, whose answers are withheld above the threshold.
+
+    Args:
+        nbest, null_odds: by question id, as `squad_decoding.decode` gives them.
+        threshold: of the null odds; None is above all.
+    """
+    null_odds = null_odds or {}
+    best = {key: found[0]["text"] for key, found in nbest.items()}
+    answers = squad_decoding.withhold(best, null_odds, threshold)
+    labelled = [each for each in examples if each.answers or each.is_impossible]
+    exact, f1 = squad_decoding.question_scores(labelled, answers) if labelled else ({}, {})
+    return [
+        View(
+            example,
+            nbest[key],
+            answers[key],
+            null_odds.get(key),
+            *(scores.get(key) for scores in (exact, f1)),
+        )
+        for example in examples
+        for key in [example.question_id]
+    ]

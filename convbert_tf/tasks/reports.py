@@ -10,9 +10,10 @@ A report is a dict as JSON holds it. What it has:
     confusion               {"labels": names, "matrix": rows of true classes, columns of predicted}
     mistakes                a dict each, the worst first: example (its number in the file, from 0),
                             its texts, label, prediction, and how sure or how far off the model was
+    right                   of questions, the same of the right answers, the least sure first
 
-A family's evaluation gives the last three by `report(outputs)`; `of_...` make them. Without
-classes there is no confusion, and without labels none of the three.
+A family's evaluation gives the last four by `report(outputs)`; `of_...` make them. Without
+classes there is no confusion, and without labels none of the four.
 """
 
 import os
@@ -178,7 +179,7 @@ def write(report, directory):
 def show(report):
     """Scores, confusion matrix and mistakes for TensorBoard, in the summary writer of now."""
     split = report["split"]
-    for table in ("classes", "mistakes"):
+    for table in ("classes", "mistakes", "right"):
         if report.get(table):
             tf.summary.text(f"{table}/{split}", _table(report[table]))
     if "confusion" in report:
@@ -207,6 +208,8 @@ def markdown(report):
         lines += ["", "## Confusion", "", *_confusion(**report["confusion"])]
     if report.get("mistakes"):
         lines += ["", "## Worst mistakes", "", _table(report["mistakes"])]
+    if report.get("right"):
+        lines += ["", "## Right, the least sure", "", _table(report["right"])]
     return "\n".join(lines)
 
 

@@ -160,6 +160,7 @@ def make_windows(
     max_query_length=64,
     training=False,
     original_positions=False,
+    quiet=False,
 ):
     """Cuts the contexts of `examples` into model inputs, each context tokenised once.
 
@@ -173,6 +174,7 @@ def make_windows(
             no token are dropped, and their number is said.
         original_positions: labels what the original labels: of the answer's words, the first
             tokens that are those of the answer, wherever it starts.
+        quiet: shows no progress.
 
     Returns:
         A list of `Window`s, those of a question one after the other. A context without any token
@@ -190,7 +192,7 @@ def make_windows(
         texts = [example.answers[0][0] if example.answers else "" for example in examples]
         answers = _tokenize(texts, tokenizer)
     windows, dropped, num_cut = [], collections.Counter(), 0
-    progress = Progress("windows", len(examples), "questions")
+    progress = None if quiet else Progress("windows", len(examples), "questions")
     for number, example in enumerate(examples):
         context = pieces[example.context]
         span = None
@@ -205,8 +207,10 @@ def make_windows(
         made = _windows_of_question(example, query, context, span, cut)
         num_cut += bool(span) and not any(window.end_position for window in made)
         windows += made if len(context.ids) or not training else []
-        progress.update(number + 1)
-    progress.close(f"{len(windows):,} windows")
+        if progress:
+            progress.update(number + 1)
+    if progress:
+        progress.close(f"{len(windows):,} windows")
     say_dropped(dropped, len(examples))
     if num_cut:
         say(f"answers that no window holds whole, trained as if there were none: {num_cut:,}")
@@ -281,6 +285,11 @@ def write_records(path, windows):
     `windows[example_id]`.
     """
     return records.write(path, map(_encode, range(len(windows)), windows))
+
+
+def serialize(windows):
+    """The records that `write_records` writes, as a list of bytes."""
+    return list(map(_encode, range(len(windows)), windows))
 
 
 def _encode(number, window):

@@ -84,6 +84,25 @@ def read_examples(path, training, version2=True, original_positions=False, delim
     return _examples(entries, path, training, version2, original_positions)
 
 
+def is_set(path, form):
+    """Whether the file at `path`, of a format of `tables`, is in SQuAD's own or in MRQA's form."""
+    if form not in ("json", "jsonl"):
+        return False
+    try:
+        _, row = next(iter(tables.stream(path, form).rows))
+    except StopIteration:
+        return False
+    except UserError:
+        return form == "json"  # on several lines; if it is no JSON at all, its reader says so
+    return bool({"data", "qas", "header"} & row.keys())
+
+
+def row_example(table, number, row):
+    """The SquadExample of a row of a Table, with its answers where it has some."""
+    place, context, question = _from_row(table, number, row)
+    return _example(context, question, place, training=False, version2=True)
+
+
 def read_tfds(name, split, training, data_dir=None, version2=True, original_positions=False):
     """The questions of `name` ("squad/v1.1", "squad/v2.0") from TensorFlow Datasets.
 
@@ -198,7 +217,7 @@ def _from_row(table, number, row):
     given_id = tables.plain(row.get("id"))
     marked = row.get("is_impossible")
     if marked in ("", None):
-        marked = not answers
+        marked = not answers and bool({"answer", "answers"} & row.keys())
     elif not isinstance(marked, bool) and _is_text(table.path):
         marked = _BOOLEANS.get(marked.lower(), marked)
     question = {

@@ -24,6 +24,7 @@ OUTPUT_NAMES = (
     "end_top_index",
     "answerable_logit",
 )
+NO_SPAN = -1e9  # score of a served answer where no span is one
 
 
 def decode(
@@ -203,13 +204,22 @@ def _dataset(source, predictions):
     return source, [{"paragraphs": [{"qas": [_official(example) for example in source]}]}]
 
 
+def question_scores(source, predictions):
+    """Exact match and F1 of each question, as the official v2.0 script: two dicts, from 0 to 1.
+
+    Args: as for `evaluate`. What has no answer to score against counts as answered by "".
+    """
+    _, dataset = _dataset(source, predictions)
+    return squad_evaluate_v2_0._get_raw_scores(dataset, predictions)
+
+
 def _ranked(source, predictions, null_odds):
     """Questions by rising null odds: their odds, whether they have an answer, exact match and F1.
 
     Each an array [questions]; the scores are those of `predictions` as they are, from 0 to 1.
     """
-    source, dataset = _dataset(source, predictions)
-    raw = squad_evaluate_v2_0._get_raw_scores(dataset, predictions)
+    source, _ = _dataset(source, predictions)
+    raw = question_scores(source, predictions)
     ids = sorted((e.question_id for e in source), key=lambda key: null_odds[key])
     answered = {e.question_id: bool(_official(e)["answers"]) for e in source}
     columns = [null_odds, answered, *raw]

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import itertools
 import os
@@ -29,6 +30,7 @@ from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.training import checkpoints, identity, loop, monitoring, scores, strategies
 from convbert_tf.weights import formats
 from convbert_tf.weights.presets import check_vocabulary
+from convbert_tf.workflows import answer_pages
 from convbert_tf.workflows.outputs import Predictor
 
 PREDICTIONS, PRESET = "predictions", "preset"  # in model_dir
@@ -91,7 +93,9 @@ class _Evaluator(orbit.AbstractEvaluator):
             report = reports.make(task.name, split, evaluation, outputs, baseline)
             results[split] = report["metrics"]
             # Orbit's summary writer is the default one here.
-            reports.write(report, os.path.join(options.model_dir, "reports"))
+            directory = os.path.join(options.model_dir, "reports")
+            reports.write(report, directory)
+            answer_pages.write_page(evaluation, self.outputs[split], task.name, split, directory)
         return by_split(results)
 
     def write(self, model_dir):
@@ -120,7 +124,7 @@ def by_split(metrics):
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from, read and made by `prepare`.
+    """What a run or an evaluation starts from, read and made by `read_start`.
 
     Attributes:
         experiment: FinetuningExperiment, with what the data tell of the task.
@@ -130,7 +134,6 @@ class Start:
         normalization: (lower_case, strip_accents) of its texts.
         strategy: tf.distribute.Strategy.
         family: of the task; see families.py.
-        inputs: the files by which the run's inputs are known; see identity.save_config.
     """
 
     experiment: object
@@ -140,22 +143,33 @@ class Start:
     normalization: tuple
     strategy: object
     family: object
-    inputs: dict
+
+    @functools.cached_property
+    def inputs(self):
+        """The files by which a run's inputs are known; see identity.save_config."""
+        model = {"task.init_from": _model_files(self.init_from, self.vocab_file)}
+        return _data_files(self.family) | model
+
+
+def read_start(experiment):
+    """The Start of `experiment`, to train or to evaluate."""
+    task = experiment.task
+    init_from = presets.fetch(presets.preset_of(task.init_from))
+    vocab_file, *normalization = presets.vocabulary(init_from)
+    stored = formats.read(init_from)
+    strategy = strategies.set_up(experiment.training)
+    family = families.make(task, WordPieceTokenizer(vocab_file, *normalization))
+    experiment = dataclasses.replace(experiment, task=family.config)
+    models = (init_from, stored, vocab_file, tuple(normalization))
+    return Start(experiment, *models, strategy, family)
 
 
 def prepare(experiment):
-    """The Start of `experiment`."""
-    task, options = experiment.task, experiment.training
-    _require_paths(task, options)
-    init_from = presets.fetch(task.init_from)
-    vocab_file, *normalization = presets.vocabulary(init_from)
-    stored = formats.read(init_from)
-    strategy = strategies.set_up(options)
-    family = families.make(task, WordPieceTokenizer(vocab_file, *normalization))
-    experiment = dataclasses.replace(experiment, task=family.config)
-    inputs = _data_files(family) | {"task.init_from": _model_files(init_from, vocab_file)}
-    models = (init_from, stored, vocab_file, tuple(normalization))
-    return Start(experiment, *models, strategy, family, inputs)
+    """The Start of a run of `experiment`."""
+    _require_paths(experiment.task, experiment.training)
+    start = read_start(experiment)
+    start.inputs  # noqa: B018  (files that are not there are told at once)
+    return start
 
 
 def run(experiment, allow_config_change=False, work_dir=None):

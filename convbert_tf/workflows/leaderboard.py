@@ -21,7 +21,7 @@ from convbert_tf.modeling import presets
 from convbert_tf.tasks import glue
 from convbert_tf.training import identity, scores
 from convbert_tf.weights import formats
-from convbert_tf.workflows import finetuning, prediction, trials
+from convbert_tf.workflows import evaluation, finetuning, trials
 
 # As ELECTRA's and ConvBERT's papers average: eight tasks, without WNLI, whose test set is built
 # against what its training set suggests; MNLI counts once, by its matched set.
@@ -180,7 +180,7 @@ def _predict_tests(experiment, source, done):
         init_from = os.path.join(model_dir, finetuning.PRESET)
         task = dataclasses.replace(experiment.task, init_from=init_from, num_trials=1)
         experiment = dataclasses.replace(experiment, task=task)
-        prediction.evaluate(experiment, wanted, os.path.join(model_dir, "test"))
+        evaluation.evaluate(experiment, wanted, os.path.join(model_dir, "test"))
     return hashes
 
 

@@ -19,7 +19,7 @@ class Predictor:
         self.model, self.strategy = model, strategy
         self._step = None
 
-    def __call__(self, serialized, schema, batch_size, max_seq_length):
+    def __call__(self, serialized, schema, batch_size, max_seq_length, watch=None):
         """Outputs for every record, in the records' order.
 
         Args:
@@ -27,6 +27,7 @@ class Predictor:
             schema: of the records.
             batch_size: global.
             max_seq_length: at least the longest record.
+            watch: is called after each batch with the share of the records that are done.
 
         Returns:
             name -> array [N, ...]; a classifier's logits as "logits", [N, T, C] of tokens with 0
@@ -45,7 +46,11 @@ class Predictor:
             # With its signature known there is one trace for all lengths.
             signature = [dataset.element_spec]
             self._step = tf.function(self._outputs, input_signature=signature, autograph=False)
-        batches = [tf.nest.map_structure(np.asarray, self._step(batch)) for batch in dataset]
+        batches, total = [], -(-len(serialized) // batch_size)
+        for batch in dataset:
+            batches.append(tf.nest.map_structure(np.asarray, self._step(batch)))
+            if watch:
+                watch(min(1.0, len(batches) / total))
         outputs = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
         real = outputs.pop("example_weights") > 0
         order = np.argsort(outputs.pop("example_id")[real], kind="stable")

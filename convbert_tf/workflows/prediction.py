@@ -1,196 +1,34 @@
-"""A fine-tuned model's outputs: for records, a split of its task, the rows of a table."""
+"""The rows of a table labelled by a fine-tuned model, in their order."""
 
 import contextlib
 import csv
-import dataclasses
 import io
 import itertools
 import json
 import os
 import sys
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.config import OWN_TASK, check_length
 from convbert_tf.console import Progress, UserError
+from convbert_tf.data import tables
 from convbert_tf.files import atomic_path
-from convbert_tf.modeling import presets
-from convbert_tf.tasks import answers, families, reports
-from convbert_tf.text.tokenization import WordPieceTokenizer
-from convbert_tf.training import strategies
-from convbert_tf.weights import formats
-from convbert_tf.workflows.outputs import Predictor
+from convbert_tf.tasks import answers
 
-FORMATS = ("text", "csv", "tsv", "jsonl")  # of a table; to write, all but the first
 _CHUNK = 4096  # rows that are sorted by length together
 
 
-# --- a split of a task ---
-
-
-def evaluate(experiment, splits, output_dir):
-    """Predicts splits of a task with a fine-tuned model, and scores those that have labels.
-
-    Leaves in `output_dir`: a report on each split (see reports.py), predictions/SPLIT/ in the form
-    that the task's benchmark takes, and event files with the same for TensorBoard.
-
-    Args:
-        experiment: FinetuningExperiment; `task.init_from` is the fine-tuned model.
-        splits: names of splits, which the task's data must have.
-        output_dir: where the reports go.
-
-    Returns:
-        split -> report.
-
-    Raises:
-        UserError: the model's head is not the task's, or a split cannot be read.
-    """
-    task, options = experiment.task, experiment.training
-    if not task.init_from or (not task.data_dir and task.name != OWN_TASK):
-        raise UserError("set config.task.init_from, a fine-tuned model, and config.task.data_dir.")
-    source = presets.fetch(presets.preset_of(task.init_from))
-    vocab_file, *normalization = presets.vocabulary(source)
-    stored = formats.read(source)
-    check_length(task.max_seq_length, stored.model_config)
-    task = _with_its_threshold(task, presets.serving(source))
-    family = families.make(task, WordPieceTokenizer(vocab_file, *normalization))
-    for split in splits:
-        family.files(split)
-    strategy = strategies.set_up(options)
-    with strategy.scope():
-        model = presets.build(stored)
-        if misfit := family.misfit(model):
-            raise UserError(
-                f"the model in {source} cannot be scored on {task.name}: {misfit}; fine-tune it "
-                "on the task first."
-            )
-        model = family.make_model(model)
-    predict, found = Predictor(model, strategy), {}
-    with tf.summary.create_file_writer(output_dir).as_default(step=0):
-        for split in splits:
-            with tempfile.TemporaryDirectory() as work_dir:
-                evaluation = family.evaluation(split, work_dir)
-            outputs = predict(
-                evaluation.serialized, family.schema, options.batch_size, task.max_seq_length
-            )
-            evaluation.write(outputs, os.path.join(output_dir, "predictions", split))
-            baseline = _baseline(family, split) if evaluation.labelled else {}
-            made = reports.make(task.name, split, evaluation, outputs, baseline)
-            found[split] = made | {"model": task.init_from, "files": family.files(split)}
-            reports.write(found[split], output_dir)
-    return found
-
-
-def _with_its_threshold(task, serving):
-    """`task` with the threshold of SQuAD 2.0 that the model has, instead of one chosen anew."""
-    kept = serving.get("null_threshold")
-    if kept is None or task.null_threshold not in ("f1", "exact"):
-        return task
-    return dataclasses.replace(task, null_threshold=repr(kept))
-
-
-def _baseline(family, split):
-    """Metrics without a model, where the task's training data is there to find them by."""
-    try:
-        return family.baseline(split)
-    except UserError:
-        return {}
-
-
-# --- the rows of a table ---
-
-
-def rows(path, format, header=True):
-    """Yields (number of its line, dict of its columns) for each row of a table.
-
-    Args:
-        path: of a file, or "-" for standard input.
-        format: "text": a text a line, the column "text"; "tsv", in which quotes have no meaning;
-            "csv"; "jsonl": a JSON object a line.
-        header: whether the first line of a CSV or TSV file names the columns; otherwise they are
-            called "1", "2" and so on.
-
-    Raises:
-        UserError: a line is broken; names it.
-    """
-    name = "standard input" if path == "-" else path
-    lines = _lines(path, name)
-    if format == "text":
-        for number, line in lines:
-            yield number, {"text": line.rstrip("\r\n")}
-    elif format == "jsonl":
-        for number, line in lines:
-            if line.strip():
-                yield number, _json_object(line, f"{name}:{number}")
-    else:
-        yield from _fields_by_name(_split_lines(lines, format, name), header, name)
-
-
-def _lines(path, name):
-    """Yields (number, line with its end)."""
-    with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{name}:{number}: not UTF-8 ({error.reason}).") from error
-
-
-def _json_object(line, place):
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: no JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise UserError(f'{place}: not a JSON object, as {{"text": ...}} is one.')
-    return row
-
-
-def _split_lines(lines, format, name):
-    """Yields (number of its last line, fields) of the rows that are not blank."""
-    if format == "tsv":
-        for number, line in lines:
-            if line := line.rstrip("\r\n"):
-                yield number, line.split("\t")
-        return
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((line for _, line in lines), strict=True)
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: {error}.") from error
-
-
-def _fields_by_name(lines, header, name):
-    first = next(lines, None)
-    if first is None:
-        raise UserError(f"{name} holds no rows.")
-    number, columns = first
-    if not header:
-        columns = [str(i) for i in range(1, len(columns) + 1)]
-        lines = itertools.chain([first], lines)
-    elif len(set(columns)) < len(columns):
-        raise UserError(f"{name}:{number}: two columns have the same name.")
-    for number, fields in lines:
-        if len(fields) != len(columns):
-            raise UserError(f"{name}:{number}: {len(fields)} columns, not {len(columns)}.")
-        yield number, dict(zip(columns, fields, strict=True))
-
-
-def texts_of(table, columns, name):
-    """Yields (texts of `columns`, row) for the `rows` of a table; refuses one that lacks them."""
-    for number, row in table:
+def texts_of(table, columns):
+    """Yields (texts of `columns`, row) for the rows of a Table; refuses one that lacks them."""
+    for number, row in table.rows:
         texts = [row.get(column) for column in columns]
         for column, text in zip(columns, texts, strict=True):
             if not isinstance(text, str) or not _is_unicode(text):
                 what = f"{text!r} is no text" if column in row else f"there is {', '.join(row)}"
                 raise UserError(
-                    f"{name}:{number}: no text in the column {column!r} ({what}); say in which it "
-                    "is by --columns."
+                    f"{table.place(number)}: no text in the column {column!r} ({what}); say in "
+                    "which it is by --columns."
                 )
         yield texts, row
 
@@ -279,31 +117,53 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         columns: names of those that hold the model's inputs, in order; None: as the inputs.
         keep: columns of the input to write before the predictions; ["*"] for all. One that is
             called as a prediction's becomes input_NAME.
-        header, batch_size: as for `rows`, `label`.
+        header: as for `tables.stream`.
+        batch_size: as for `label`.
     """
-    path, format = source
-    name = "standard input" if path == "-" else path
-    columns = list(columns or served.inputs)
-    if len(columns) != len(served.inputs):
+    path, form = source
+    columns = chosen_columns(served.inputs, columns)
+    if form == "text" and columns != ["text"]:
         raise UserError(
-            f"this model takes {len(served.inputs)} columns ({', '.join(served.inputs)}), and "
-            f"--columns names {len(columns)}."
-        )
-    if format == "text" and columns != ["text"]:
-        raise UserError(
-            f"this model takes {', '.join(columns)}: give CSV, TSV or JSON lines with columns of "
-            "these names, or others that --columns names."
+            f"this model takes {', '.join(columns)}: give CSV, TSV, JSON lines or Parquet with "
+            "columns of these names, or others that --columns names."
         )
 
     def table():
-        return texts_of(rows(path, format, header), columns, name)
+        return texts_of(tables.stream(path, form, header), columns)
 
+    def label_all(table, watch):
+        # The first call traces the model, which would spoil the progress line's rate.
+        served.call(**{each: tf.constant([""]) for each in served.inputs})
+        return label(served, table, batch_size, watch)
+
+    return write_table(table, label_all, path, target, keep)
+
+
+def chosen_columns(inputs, columns):
+    """Names of the columns that hold the model's `inputs`, in order: `columns`, or as these."""
+    columns = list(columns or inputs)
+    if len(columns) != len(inputs):
+        raise UserError(
+            f"this model takes {len(inputs)} columns ({', '.join(inputs)}), and --columns names "
+            f"{len(columns)}."
+        )
+    return columns
+
+
+def write_table(table, label, path, target, keep):
+    """Writes what `label` says of a table's rows, in their order; returns how many.
+
+    Args:
+        table: a function that gives an iterator of (what to label, row), and may be called twice.
+        label: a function of that iterator and of one that is told the number of rows that are
+            done since the last time; gives an iterator of (row, prediction).
+        path: where the rows come from.
+        target, keep: as for `label_table`.
+    """
+    name = "standard input" if path == "-" else path
     # A pipe, such as standard input, cannot be read twice.
     total = _count(table(), keep, name, target[1]) if os.path.isfile(path) else None
-    # The first call traces the model, which would spoil the progress line's rate.
-    served.call(**{each: tf.constant([""]) for each in served.inputs})
-    progress = Progress("predictions", total, "rows", stream=sys.stderr)
-    done = 0
+    progress, done = None, 0
 
     def watch(number):
         nonlocal done
@@ -312,7 +172,9 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
 
     with _opened(target[0]) as file:
         writer = TableWriter(file, target[1])
-        for row, prediction in label(served, table(), batch_size, watch):
+        labelled = label(table(), watch)
+        progress = Progress("predictions", total, "rows", stream=sys.stderr)
+        for row, prediction in labelled:
             writer.write(_kept(row, keep, prediction, name) | prediction)
     progress.close()
     return done

@@ -3,10 +3,11 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from convbert_tf.console import UserError
-from tools.benchmark import peers, sections, tables, workers
+from tools.benchmark import peers, peers_questions, sections, tables, workers
 from tools.benchmark.sections import Group, Options, Variant
 from tools.benchmark.workers import Laboratory, Worker, WorkerError
 
@@ -129,8 +130,8 @@ def test_ratios_are_medians_over_ours_and_shares_are_of_the_rate():
     assert [row["share"] for row in (ours, other, peer)] == pytest.approx([0.5, 1.25, 0.2])
     assert quick["best"] and not any("best" in row for row in (ours, other, peer, absent))
     assert "share" not in quick and "ratio" not in absent
-    (row,) = tables.compare([{"variant": "ours", "median": 0.5, "bytes": 3e6}])
-    assert row["bytes_per_second"] == 6e6
+    (row,) = tables.compare([{"variant": "ours", "median": 0.5, "bytes": 3e6, "windows": 7}])
+    assert row["bytes_per_second"] == 6e6 and row["windows_per_second"] == 14
 
 
 def test_nothing_is_divided_by_a_median_of_ours_that_is_not_there():
@@ -193,6 +194,7 @@ def test_installed_tells_versions_and_a_wrong_interpreter():
         ({"sections": ("epoch",)}, "section epoch needs --cola_dir."),
         ({"sections": ("records",), "text": "no/text"}, "--text=no/text is not there"),
         ({"sections": ("records",), "backend": "jax"}, "not with --backend=jax"),
+        ({"sections": ("questions",)}, "section questions needs --squad."),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -231,6 +233,36 @@ def test_records_take_the_first_documents_and_one_core(tmp_path):
         assert group.bytes == 10 and group.work["threads"] == 1
 
 
+def test_questions_are_of_paragraphs_all_over_the_file(tmp_path):
+    paragraphs = [
+        {"context": f"c{i}", "qas": [{"id": f"{i}{q}", "question": q} for q in "abc"]}
+        for i in range(40)
+    ]
+    path, target = tmp_path / "dev.json", tmp_path / "some.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    assert sections._copy_questions(path, target, 20) == 20
+    asked = peers_questions._questions({"squad": target})
+    contexts = [int(context[1:]) for _, context in asked]
+    assert len(set(contexts)) == 7 and contexts[0] < 4 and contexts[-1] > 32
+    assert sections._copy_questions(path, target, 999) == 120
+    path.write_text('{"data": [{}]}')
+    with pytest.raises(UserError, match="is not in SQuAD's form"):
+        sections._copy_questions(path, target, 5)
+
+
+def test_hugging_face_s_best_spans_are_those_with_the_highest_logits():
+    context = "a b c d"
+    places = [None, None, (0, 1), (2, 3), (4, 5), (6, 7), None]
+    starts, ends = np.zeros([2, 7]), np.zeros([2, 7])
+    starts[0, [0, 3]], ends[0, [1, 4]] = 9, 5  # those outside of the context do not count
+    starts[1, 5], ends[1, 2] = 7, 7  # an end before its start
+    found = peers_questions._best_spans([("?", context)], [(0, places)] * 2, starts, ends)
+    assert found[0][0]["text"] == "b c" and len(found[0]) == 20
+    assert sum(each["probability"] for each in found[0]) == pytest.approx(1)
+    nothing = peers_questions._best_spans([("?", "")], [(0, [None] * 3)], starts[:1], ends[:1])
+    assert nothing == [[{"text": "", "probability": 1.0}]]
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_curve_is_drawn(tmp_path, suffix):
     pytest.importorskip("matplotlib")
@@ -253,8 +285,6 @@ def test_without_matplotlib_a_line_says_so(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("layers", [False, True])
 def test_the_original_s_structure_has_the_same_losses(layers):
-    import numpy as np
-
     from convbert_tf.modeling import masking, pretraining
     from tools.benchmark.ours import OriginalStructure
 

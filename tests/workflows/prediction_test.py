@@ -1,35 +1,17 @@
-"""Predictions: a split of a task scored, and tables labelled in their order."""
+"""Tables labelled in their order."""
 
+import gzip
+import io
 import json
 
-import keras
-import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
-from convbert_tf.config import FinetuningExperiment, ModelConfig, TaskConfig, TrainingConfig
 from convbert_tf.console import UserError
-from convbert_tf.modeling.encoder import ConvBertEncoder
-from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.data import tables
 from convbert_tf.serving.loading import Served
 from convbert_tf.workflows import prediction
-
-LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
-MODEL = ModelConfig(
-    vocab_size=len(VOCAB),
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=32,
-    embedding_size=16,
-    max_position_embeddings=32,
-    conv_kernel_size=3,
-    initializer_range=1.0,
-)
-
-
-# --- tables ---
 
 
 class Model:
@@ -62,7 +44,7 @@ def label(model, tmp_path):
     def run(name, content, to="tsv", **options):
         path, target = tmp_path / name, tmp_path / f"out.{to}"
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-        format = {"txt": "text"}.get(path.suffix[1:], path.suffix[1:])
+        format = tables.format_of(name) or "text"
         prediction.label_table(served, (str(path), format), (str(target), to), **options)
         return target.read_text(encoding="utf-8")
 
@@ -79,6 +61,13 @@ def test_texts_are_computed_by_length_and_written_in_their_order(label, model, m
     assert model.batches[1:] == [[9, 4], [3, 1], [0], [7, 2]]  # behind the one that traces
 
 
+def parquet(columns):
+    """The content of a Parquet file."""
+    file = io.BytesIO()
+    pd.DataFrame(columns).to_parquet(file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options"),
     [
@@ -87,6 +76,9 @@ def test_texts_are_computed_by_length_and_written_in_their_order(label, model, m
         ("a.csv", '7,"a, ""b"""\r\n8,"c\nd"', {"columns": ["2"], "header": False}),
         ("a.jsonl", '{"id": "7", "text": "a, \\"b\\""}\n\n{"text": "c\\nd", "id": "8"}\n', {}),
         ("a.tsv", 'text\tid\na, "b"\t7\nc d\t8\n', {}),
+        ("a.csv.gz", gzip.compress(b'id,text\n7,"a, ""b"""\n8,c d\n'), {}),
+        ("a.json", '[{"id": "7", "text": "a, \\"b\\""}, {"id": "8", "text": "c d"}]', {}),
+        ("a.parquet", parquet({"id": ["7", "8"], "text": ['a, "b"', "c d"]}), {}),
     ],
 )
 def test_formats(label, name, content, options):
@@ -114,10 +106,10 @@ def test_kept_columns_stand_before_the_predictions_and_lose_none(label):
     ("name", "content", "options", "message"),
     [
         ("a.csv", "text\n", {}, r"a\.csv holds no rows"),
-        ("a.csv", "", {}, r"a\.csv holds no rows"),
-        ("a.csv", "text,b\nx,y\nx\n", {}, r"a\.csv:3: 1 columns, not 2"),
-        ("a.csv", 'text\n"x\n', {}, r"a\.csv:2: unexpected end of data"),
-        ("a.csv", "text,text\nx,y\n", {}, r"a\.csv:1: two columns have the same name"),
+        ("a.csv", "", {}, r"a\.csv is empty: the first line must name"),
+        ("a.csv", "text,b\nx,y\nx\n", {}, r"a\.csv:3: 2 columns, but 1 in this row"),
+        ("a.csv", 'text\n"x\n', {}, r"a\.csv:2: no CSV row .unexpected end of data"),
+        ("a.csv", "text,text\nx,y\n", {}, r"a\.csv:1: two columns are called 'text'"),
         ("a.csv", "b,c\nx,y\n", {}, r"a\.csv:2: no text in the column 'text' .there is b, c.;"),
         ("a.csv", "text\nx\n", {"keep": ["id"]}, r"no column 'id' to keep; it has text"),
         ("a.csv", "text\nx\n", {"columns": ["a", "b"]}, r"takes 1 columns .text., .* names 2"),
@@ -126,7 +118,12 @@ def test_kept_columns_stand_before_the_predictions_and_lose_none(label):
         ("a.jsonl", '{"text": "x"}\n[1]\n', {}, r"a\.jsonl:2: not a JSON object"),
         ("a.jsonl", '{"text": "x"}\n{"text"\n', {}, r"a\.jsonl:2: no JSON"),
         ("a.txt", b"x\n\xff\n", {}, r"a\.txt:2: not UTF-8"),
-        ("a.txt", "x\n", {"columns": ["b"]}, r"this model takes b: give CSV, TSV or JSON lines"),
+        (
+            "a.txt",
+            "x\n",
+            {"columns": ["b"]},
+            r"this model takes b: give CSV, TSV, JSON lines or Parquet",
+        ),
     ],
 )
 def test_a_broken_row_is_told_before_anything_is_computed(
@@ -177,77 +174,3 @@ def test_a_tagger_s_words_and_entities(tmp_path):
         "tag_score": 0.5,
     }
     assert second["word"] == "sat" and json.loads(out.read_text())["entities"] == []
-
-
-# --- splits ---
-
-
-@pytest.fixture(scope="module")
-def cola(tmp_path_factory):
-    """A classifier with random weights, and sentences of CoLA's form; test.tsv has no labels."""
-    folder = tmp_path_factory.mktemp("cola")
-    (folder / "pieces.txt").write_text("\n".join(VOCAB) + "\n")
-    keras.utils.set_random_seed(0)
-    model = TextClassifier(ConvBertEncoder(MODEL), 2, labels=["0", "1"])
-    inputs = {name: np.zeros([1, 8], int) for name in ("input_ids", "input_mask", "segment_ids")}
-    # So that it answers neither always 0 nor always 1.
-    model.logits.kernel.assign(20 * model.logits.kernel)
-    model.logits.bias.assign(-model(inputs)[0])
-    model.save_to_preset(str(folder / "preset"), vocab_file=str(folder / "pieces.txt"))
-    rng = np.random.default_rng(0)
-    rows = [
-        (int(rng.integers(2)), " ".join(rng.choice(LETTERS, rng.integers(1, 20))))
-        for _ in range(50)
-    ]
-    for name in ("train", "dev"):
-        lines = (f"me\t{label}\t\t{text}\n" for label, text in rows)
-        (folder / f"{name}.tsv").write_text("".join(lines))
-    lines = (f"{i}\t{text}\n" for i, (_, text) in enumerate(rows[:7]))
-    (folder / "test.tsv").write_text("index\tsentence\n" + "".join(lines))
-    return folder
-
-
-def experiment(folder, **task):
-    settings = {
-        "name": "cola",
-        "init_from": str(folder / "preset"),
-        "data_dir": str(folder),
-        "max_seq_length": 32,
-    }
-    return FinetuningExperiment(TaskConfig(**settings | task), TrainingConfig(batch_size=16))
-
-
-def test_splits_are_scored_or_only_predicted(cola, tmp_path):
-    found = prediction.evaluate(experiment(cola), ["dev", "test"], str(tmp_path))
-    dev, test = found["dev"], found["test"]
-    lines = (tmp_path / "predictions" / "dev" / "CoLA.tsv").read_text().splitlines()[1:]
-    predicted = [line.split("\t")[1] for line in lines]
-    labels = [line.split("\t")[1] for line in (cola / "dev.tsv").read_text().splitlines()]
-    right = sum(a == b for a, b in zip(predicted, labels, strict=True))
-    assert dev["metrics"]["accuracy"] == pytest.approx(right / 50)
-    assert sum(map(sum, dev["confusion"]["matrix"])) == dev["examples"] == 50
-    assert dev["baseline"]["mcc"] == 0 and len(set(predicted)) == 2
-    assert test["metrics"] == {} and test["examples"] == 7
-    lines = (tmp_path / "predictions" / "test" / "CoLA.tsv").read_text().splitlines()
-    assert lines[1:] == [f"{i}\t{label}" for i, label in enumerate(predicted[:7])]
-    assert json.loads((tmp_path / "dev.json").read_text()) == dev
-
-
-@pytest.mark.parametrize(
-    ("task", "split", "message"),
-    [
-        ({"name": "rte"}, "dev", r"its labels: \['0', '1'\], not \['entailment', 'not_entail"),
-        ({"name": "stsb"}, "dev", "its num_classes: 2, not 1"),
-        ({"name": "squad_v1"}, "dev", "it is a TextClassifier, not a QuestionAnswerer"),
-        ({}, "dev_mismatched", "cola has no split 'dev_mismatched'; it has train, dev, test"),
-        ({"max_seq_length": 33}, "dev", "33 must be between 8 and the model's"),
-        ({"data_dir": ""}, "dev", "set config.task.init_from"),
-    ],
-)
-def test_what_does_not_fit_is_refused_and_leaves_nothing(cola, tmp_path, task, split, message):
-    kind = "json" if task.get("name") == "squad_v1" else "tsv"
-    (tmp_path / f"dev.{kind}").write_text("x")
-    data_dir = {} if task.get("name") in (None, "cola") else {"data_dir": str(tmp_path)}
-    with pytest.raises(UserError, match=message):
-        prediction.evaluate(experiment(cola, **data_dir | task), [split], str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from convbert_tf.config import (
 from convbert_tf.modeling import functions, masking
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.functions import cut, gelu
-from convbert_tf.modeling.heads import TextClassifier
+from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier
 from convbert_tf.modeling.layers import SpanDynamicConvolution
 from convbert_tf.modeling.linear import Dense, GroupedDense, LayerNormalization
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
@@ -330,6 +330,36 @@ def records(work):
     return Ready(run, warm_up=1)
 
 
+# --- questions ---
+
+
+def make_answerer(work):
+    """Writes a question answerer with random weights in Hugging Face's format to `model`."""
+    _set_up(work)
+    from convbert_tf import conversion
+
+    encoder = ConvBertEncoder(ModelConfig.from_dict(work["config"]))
+    model = QuestionAnswerer(encoder, joint=False, mask_logits=False)
+    with tempfile.TemporaryDirectory() as preset:
+        model.save_to_preset(preset, work["vocab_file"])
+        conversion.convert(preset, work["model"], "huggingface")
+    return Ready(lambda n: None, encoder.count_params())
+
+
+def questions(work):
+    """From questions and contexts to n-best lists, by workflows/answering.py."""
+    _set_up(work)
+    from convbert_tf.tasks import squad
+    from convbert_tf.workflows.answering import Answerer
+
+    answerer = Answerer(work["model"], max_seq_length=work["length"])
+    examples = squad.read_examples(work["squad"], training=False)
+    answerer.answer(examples[: 2 * work["batch"]])
+    windows = squad.make_windows(examples, answerer.tokenizer, work["length"], quiet=True)
+    run = repeat(lambda: answerer.answer(examples))
+    return Ready(run, warm_up=0, windows=len(windows), device_peak=_device_peak)
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -339,5 +369,7 @@ if __name__ == "__main__":
             "pretrain": pretraining_step,
             "epoch": finetuning_epoch,
             "records": records,
+            "make_answerer": make_answerer,
+            "questions": questions,
         }
     )

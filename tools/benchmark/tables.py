@@ -10,7 +10,7 @@ def compare(rows, rate=None):
     """Adds to measured `rows` what follows from their medians; returns them.
 
     That is `ratio` (to the first row, ours), `best` (the quickest peer), `flops_per_second`, `rate`
-    and `share` of it, `bytes_per_second`.
+    and `share` of it, `bytes_per_second`, `questions_per_second`, `windows_per_second`.
 
     Args:
         rows: see benchmark.measure; variants of ours are named so.
@@ -21,8 +21,9 @@ def compare(rows, rate=None):
     for row in measured:
         if ours:
             row["ratio"] = row["median"] / ours
-        if row.get("bytes"):
-            row["bytes_per_second"] = row["bytes"] / row["median"]
+        for what in ("bytes", "questions", "windows"):
+            if row.get(what):
+                row[f"{what}_per_second"] = row[what] / row["median"]
         if row.get("flops"):
             row["flops_per_second"] = row["flops"] / row["median"]
             if rate:
@@ -49,6 +50,8 @@ COLUMNS = {
     "ratio": _cell("ratio", lambda value: f"{value:.2f}"),
     "of rate": _cell("share", lambda value: f"{value:.0%}"),
     "MB/s": _cell("bytes_per_second", lambda value: f"{value / 1e6:.2f}"),
+    "questions/s": _cell("questions_per_second", lambda value: f"{value:,.1f}"),
+    "windows/s": _cell("windows_per_second", lambda value: f"{value:,.1f}"),
     "peak MB": _cell("peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "device MB": _cell("device_peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "": lambda row: row.get("note") or ("best peer" if row.get("best") else ""),

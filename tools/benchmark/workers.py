@@ -5,8 +5,9 @@ the same machine, only one computes at a time, and a peak of memory belongs to o
 sides talk in JSON lines:
 
     to the worker     its work (a dict); then {"run": n} any number of times; at last {"stop": true}
-    from the worker   {"warmed_up", "parameters", "versions"} when it is ready; {"seconds"} a run;
-                      {"peak_bytes", "device_peak_bytes"}; or {"error"} in place of any of these
+    from the worker   {"warmed_up", "parameters", "windows", "versions"} when it is ready;
+                      {"seconds"} a run; {"peak_bytes", "device_peak_bytes"}; or {"error"} in place
+                      of any of these
 
 A worker's module, run as a program, hands `serve` a dict of makers: functions of the work to a
 `Ready`.
@@ -50,6 +51,7 @@ class Ready:
     run: Callable[[int], None]
     parameters: int = 0  # of the model
     warm_up: int = 2  # runs before the first that counts
+    windows: int = 0  # of questions' contexts, in a run
     device_peak: Callable[[], int] = lambda: 0  # bytes of the accelerator's memory
 
 
@@ -74,6 +76,7 @@ class Worker:
     Attributes:
         warmed_up: whether it has computed before.
         parameters: of the model.
+        windows: of questions' contexts in a run.
         versions: name -> version of the packages that it has loaded.
         set_up_seconds: from the start of the process to the end of the warm-up.
 
@@ -100,6 +103,7 @@ class Worker:
             self.kill()
             raise
         self.warmed_up, self.parameters = reply["warmed_up"], reply["parameters"]
+        self.windows = reply["windows"]
         self.versions, self.set_up_seconds = reply["versions"], time.monotonic() - began
 
     def run(self, n):
@@ -333,6 +337,7 @@ def serve(makers):
         answer(
             warmed_up=ready.warm_up > 0,
             parameters=int(ready.parameters),
+            windows=int(ready.windows),
             versions=_loaded_versions(),
         )
         for line in sys.stdin:

@@ -1,0 +1,183 @@
+"""What can be measured: options, variants of ours and of the peers, groups of them; no TensorFlow.
+
+What a variant computes stands in ours.py, peers.py and peers_questions.py.
+"""
+
+import dataclasses
+import os
+
+from convbert_tf.config import ModelConfig
+from convbert_tf.console import UNASKED, UserError
+
+SECTIONS = ("forward", "step", "pretrain", "epoch", "records", "questions", "curve")
+SIZES = {
+    "small": ModelConfig.small(),
+    "medium_small": ModelConfig.medium_small(),
+    "base": ModelConfig.base(),
+    # To try the machinery; its figures say nothing.
+    "tiny": ModelConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        embedding_size=16,
+        linear_groups=2,
+    ),
+}
+PEERS = ("eager", "compiled", "tensorflow")
+FILES = {  # needed
+    "epoch": ("cola_dir", "vocab_file"),
+    "records": ("text", "vocab_file"),
+    "questions": ("squad", "vocab_file"),
+}
+OURS, THEIRS = "tools.benchmark.ours", "tools.benchmark.peers"
+THEIR_QUESTIONS = "tools.benchmark.peers_questions"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured, and how; the flags of tools/benchmark.py."""
+
+    sections: tuple = ("forward", "step")
+    sizes: tuple = ("small", "medium_small", "base")
+    shapes: tuple = ((8, 128), (1, 128), (4, 512))  # forward: (batch, length)
+    step_shape: tuple = (8, 128)  # step and pretrain
+    lengths: tuple = (64, 128, 256, 512, 1024, 2048)  # curve, at batch 1
+    batches: tuple = (1, 2, 4, 8, 16, 32)  # curve, at length 128
+    peers: tuple = PEERS
+    rounds: int = 15
+    epoch_rounds: int = 1
+    seconds: float = 30.0  # a group takes no further round after so long
+    threads: int = 0  # 0: all cores
+    backend: str = "tensorflow"  # of ours: "jax" too
+    precision: str = "float32"
+    peers_python: tuple = ()
+    cola_dir: str = ""
+    text: str = ""
+    megabytes: float = 20.0  # of `text`
+    vocab_file: str = ""
+    squad: str = ""
+    questions: int = 1000  # of `squad`
+
+    def __post_init__(self):
+        _check_names("section", self.sections, SECTIONS)
+        _check_names("size", self.sizes, SIZES)
+        _check_names("peer", self.peers, PEERS)
+        for section, needed in FILES.items():
+            if section in self.sections:
+                if self.backend == "jax":
+                    raise UserError(f"section {section} is TensorFlow's: not with --backend=jax.")
+                for name in needed:
+                    self._check_file(section, name)
+
+    def _check_file(self, section, name):
+        path = getattr(self, name)
+        if not path:
+            raise UserError(f"section {section} needs --{name}.")
+        if not os.path.exists(path):
+            raise UserError(f"--{name}={path} is not there.")
+
+
+def parse_number(text):
+    """A whole number above 0 of a flag."""
+    if not str(text).strip().isdecimal() or int(text) < 1:
+        raise UserError(f"{text!r} is no whole number above 0.")
+    return int(text)
+
+
+def parse_shape(text):
+    """(batch, length) of a flag like "8x128"."""
+    parts = text.split("x")
+    if len(parts) != 2:
+        raise UserError(f"{text!r} is no shape: write batch x length, as 8x128.")
+    return tuple(map(parse_number, parts))
+
+
+def _check_names(what, names, known):
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no {what} {name!r}: choose of {', '.join(known)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to do a group's work.
+
+    Attributes:
+        name: in the tables.
+        module, what: the worker's module, and the maker there.
+        needs: packages; "transformers<5" is a transformers of before version 5.
+        options: on top of the group's work.
+        environment, without: see Worker.
+        flops: model FLOPs of one run, where they are not the group's.
+    """
+
+    name: str
+    module: str
+    what: str
+    needs: tuple = ()
+    options: dict = dataclasses.field(default_factory=dict)
+    environment: dict = dataclasses.field(default_factory=dict)
+    without: tuple = ()
+    flops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Variants that do the same `work`; the first is ours, which the others are compared with.
+
+    `labels` (column -> value) tell the group in the tables; `flops` are the model's, of one run,
+    None where they are not asked for; `bytes` of text that one run reads, `questions` that it
+    answers.
+    """
+
+    section: str
+    labels: dict
+    work: dict
+    variants: tuple
+    rounds: int
+    flops: float | None = None
+    bytes: int = 0
+    questions: int = 0
+
+
+# --- the variants ---
+
+
+def of_ours(options, name, what, **work):
+    without = ("tensorflow",) if options.backend == "jax" else UNASKED
+    if what == "epoch":  # scikit-learn scores it, and asks for pandas
+        without = ("jax",)
+    environment = {"KERAS_BACKEND": options.backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return Variant(name, OURS, what, (options.backend,), work, environment, without)
+
+
+def of_torch(name, what, needs=("torch", "transformers"), **work):
+    return Variant(f"Hugging Face, {name}", THEIRS, what, needs, work)
+
+
+def peers_of(options, kind):
+    """Hugging Face's variants of `kind` "forward" or "step"."""
+    known = {
+        "eager": of_torch("PyTorch eager", f"torch_{kind}", compile=False),
+        "compiled": of_torch("PyTorch compiled", f"torch_{kind}", compile=True),
+        "tensorflow": Variant(
+            "Hugging Face, TensorFlow graph",
+            THEIRS,
+            f"tensorflow_{kind}",
+            ("tensorflow", "tf-keras", "transformers<5"),
+            environment={"TF_USE_LEGACY_KERAS": "1"},
+            without=UNASKED,
+        ),
+    }
+    on_jax = options.backend == "jax"  # for machines without TensorFlow
+    return tuple(known[name] for name in options.peers if not (on_jax and name == "tensorflow"))
+
+
+def rulers_of(options):
+    """Matrix products, by which the machine's rate is known; measured along with every group."""
+    work = {"size": 2048 if options.precision == "float32" else 4096}
+    return (
+        of_ours(options, f"matrix product, {options.backend}", "matrix_product", **work),
+        Variant("matrix product, torch", THEIRS, "torch_matrix_product", ("torch",), work),
+    )
