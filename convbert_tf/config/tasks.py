@@ -41,7 +41,10 @@ def join_list(values):
 
 def split_list(setting):
     """The values of a setting that is a list; see `join_list`."""
-    rows = csv.reader([setting], skipinitialspace=True) if setting else []
+    try:
+        rows = list(csv.reader([setting], skipinitialspace=True)) if setting else []
+    except csv.Error as error:
+        raise UserError(f"{setting!r:.60} is no list with commas ({error}).") from error
     return [value.strip() for row in rows for value in row]
 
 

@@ -1,8 +1,10 @@
 """Shards of pre-training records on disk: their manifest, and reading them, damaged ones too."""
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,30 @@ from convbert_tf.text.vocabulary import file_content, strips_accents
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest
+
+
+@contextlib.contextmanager
+def undone_without_shards(folder):
+    """Makes `folder`; after an error within, nothing new is left, unless a shard is finished.
+
+    Folders above it that were made go as well.
+    """
+    folder, made = os.path.abspath(folder), []
+    while not os.path.lexists(path := os.path.dirname(made[-1]) if made else folder):
+        made.append(path)
+    os.makedirs(folder, exist_ok=True)
+    earlier = set(os.listdir(folder))
+    try:
+        yield
+    except BaseException:
+        names = set(os.listdir(folder))
+        if not any(re.fullmatch(r"shard-\d+\.tfrecord", name) for name in names):
+            for name in names - earlier:
+                os.remove(os.path.join(folder, name))
+            with contextlib.suppress(OSError):  # somebody else has written there meanwhile
+                for path in made:
+                    os.rmdir(path)
+        raise
 
 
 def load_manifest(data_dir, damage_allowed=False):
