@@ -191,6 +191,8 @@ def test_a_model_config_survives_its_dict_and_refuses_a_key_it_does_not_know():
     assert str(caught.value) == (
         "unknown key 'hiden_size' in the model config; did you mean 'hidden_size'?"
     )
+    with pytest.raises(UserError, match="; did you mean 'hidden_act' or 'hidden_size'"):
+        ModelConfig.from_dict({"hidden_si": 3})
     with pytest.raises(UserError, match="unknown key 'zzz' in the model config; there are att"):
         ModelConfig.from_dict({"zzz": 3})
 
@@ -365,7 +367,7 @@ def test_a_wrong_override_is_refused(parse, argument, error):
 @pytest.mark.parametrize(
     ("argument", "name", "epochs", "length"),
     [
-        ("finetune_glue.py", "cola", 3, 128),
+        ("finetune_glue.py:cola", "cola", 3, 128),
         ("finetune_glue.py:mnli", "mnli", 3, 128),
         ("finetune_glue.py:rte", "rte", 10, 128),
         ("finetune_glue.py:stsb", "stsb", 10, 128),

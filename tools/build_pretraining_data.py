@@ -1,4 +1,4 @@
-"""Builds pre-training records of plain text, on all cores; run again to go on after a break.
+r"""Builds pre-training records of plain text, on all cores; run again to go on after a break.
 
     python tools/build_pretraining_data.py --input='data/*.txt' --vocab_file=vocab.txt \
         --output_dir=records

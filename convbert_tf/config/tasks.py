@@ -54,6 +54,8 @@ def glue_task(name):
     Raises:
         UserError: there is no such task, or it has no training data.
     """
+    if not name:
+        raise UserError(f"name the task after a colon: one of {', '.join(GLUE_EPOCHS)}.")
     found = task_name(name)
     if found == "ax":
         raise UserError(

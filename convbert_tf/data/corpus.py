@@ -26,13 +26,11 @@ import tensorflow as tf
 from convbert_tf.console import Progress, UserError, call, reason
 from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
-from convbert_tf.data.shards import FORMAT, MANIFEST, undone_without_shards
+from convbert_tf.data.shards import FORMAT, LOG, MANIFEST, undone_without_shards
 from convbert_tf.files import sha256, write_bytes
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.text.vocabulary import file_content, strips_accents
 from convbert_tf.text.vocabulary_training import warn_unknown
-
-LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
 _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough for the caches
 _MAX_EXAMPLES = 8  # of words that are [UNK]

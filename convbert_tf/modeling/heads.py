@@ -157,6 +157,8 @@ class _Classifier(_Head):
     def __init__(self, encoder, num_classes, dropout=0.1, labels=None, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.encoder, self.num_classes = encoder, int(num_classes)
+        if isinstance(labels, str | dict | set | frozenset):
+            raise UserError(f"labels must be a list of names by class id, got {labels!r:.60}.")
         self.labels = list(labels) if labels is not None and len(labels) else None
         check_labels(self.labels, self.num_classes)
         self.dropout = keras.layers.Dropout(dropout, dtype="float32")
