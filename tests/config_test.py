@@ -191,8 +191,6 @@ def test_a_model_config_survives_its_dict_and_refuses_a_key_it_does_not_know():
     assert str(caught.value) == (
         "unknown key 'hiden_size' in the model config; did you mean 'hidden_size'?"
     )
-    with pytest.raises(UserError, match="; did you mean 'hidden_act' or 'hidden_size'"):
-        ModelConfig.from_dict({"hidden_si": 3})
     with pytest.raises(UserError, match="unknown key 'zzz' in the model config; there are att"):
         ModelConfig.from_dict({"zzz": 3})
 
@@ -202,6 +200,8 @@ def test_an_unknown_section_or_key_of_an_experiment_is_refused():
         config.from_config_dict(config.PretrainingExperiment, {"train": {}})
     with pytest.raises(UserError, match="'batchsize' in the training config; did you mean 'batch"):
         config.from_config_dict(config.FinetuningExperiment, {"training": {"batchsize": 3}})
+    with pytest.raises(UserError, match="did you mean 'num_eval_steps' or 'num_train_steps'"):
+        config.from_config_dict(config.PretrainingExperiment, {"training": {"num_steps": 3}})
 
 
 def test_what_an_experiment_does_not_say_is_the_default():
@@ -241,7 +241,7 @@ def experiment_class(values):
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
 def test_every_file_of_configs_makes_an_experiment_and_says_what_it_is(path):
     module = load_file(path)
-    values = module.get_config()
+    values = module.get_config(*["cola"] * (path.stem == "finetune_glue"))
     experiment = config.from_config_dict(experiment_class(values), values)
     assert config.to_config_dict(experiment) == values
     assert len(module.__doc__.splitlines()[0]) > 20

@@ -88,7 +88,9 @@ def section_from_dict(default, values, section):
 def unknown_key(key, names, section):
     """The UserError on a `key` that is none of the `names` of a section's."""
     names = sorted(names)
-    near = [name for name in names if key in name] or difflib.get_close_matches(key, names)
+    near = [name for name in names if key in name] or difflib.get_close_matches(
+        key, names, cutoff=0.75
+    )
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
     hint = hint or f"there are {', '.join(names)}."
     return UserError(f"unknown key {key!r} in the {section} config; {hint}")

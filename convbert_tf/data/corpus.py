@@ -23,7 +23,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import Progress, UserError, call, reason
+from convbert_tf.console import Progress, UserError, call, counted, reason
 from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, LOG, MANIFEST, undone_without_shards
@@ -370,8 +370,8 @@ def _build_missing(sources, output_dir, settings, finished, run):
             finished[account["chunk"]] = account
             print(json.dumps(account), file=log, flush=True)
             done += account["bytes"]
-            progress.update(done, note=f"{len(finished)} shards")
-    progress.close(note=f"{len(finished)} shards")
+            progress.update(done, note=counted(len(finished), "shard"))
+    progress.close(note=counted(len(finished), "shard"))
 
 
 def _run_here(sources, settings, output_dir, finished, num_workers):

@@ -18,7 +18,7 @@ import math
 import re
 
 from convbert_tf.config import join_list, split_list
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, counted, say
 from convbert_tf.data import tables
 from convbert_tf.tasks.sentences import Example, Task
 
@@ -102,7 +102,7 @@ class Tables:
         rule = ""
         if train.is_held_out:
             rule = f" (held out: {config.held_out:g} of the rows, by a hash of their texts)"
-        say(f"{len(train):,} rows to train on, {len(dev):,} to score{rule}, of {files}")
+        say(f"{counted(len(train), 'row')} to train on, {len(dev):,} to score{rule}, of {files}")
         if self.task.is_regression:
             say(f"scores from {config.min_score:g} to {config.max_score:g}")
         else:
@@ -243,9 +243,9 @@ class _Rows:
             parts["dev" if tables.held_out(row.texts, share, seed) else "train"].append(row)
         if not all(parts.values()):
             raise UserError(
-                f"{self.table.path}: held_out {share:g} of {len(self.rows):,} rows leaves none to "
-                "train on or none to score: set config.task.dev_file, or another held_out or "
-                "held_out_seed."
+                f"{self.table.path}: held_out {share:g} of {counted(len(self.rows), 'row')} leaves "
+                "none to train on or none to score: set config.task.dev_file, or another held_out "
+                "or held_out_seed."
             )
         return {name: self._only(rows, is_held_out=True) for name, rows in parts.items()}
 
