@@ -352,7 +352,7 @@ def test_the_command_line_overrides_values_and_nothing_else(parse):
 @pytest.mark.parametrize(
     ("argument", "error"),
     [
-        ("--config.training.batchsize=64", AttributeError),
+        ("--config.training.batchsize=64", flags.Error),
         ("--config.trainings.batch_size=64", KeyError),
         ("--config.training.batch_size=many", flags.Error),
         ("--config.model.conv_kernel_size=8", UserError),

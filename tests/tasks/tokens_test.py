@@ -171,7 +171,7 @@ def test_a_record_without_a_label_for_each_token_is_refused():
     one = {"input_ids": [2, 5, 3], "segment_ids": [0, 0, 0], "example_id": 0}
     whole = records.encode(one | {"label_ids": [-1, 1, -1]})
     short = records.encode(one | {"label_ids": [-1, 1]})
-    with pytest.raises(UserError, match=r"record 2: .*not one of label_ids for each token"):
+    with pytest.raises(UserError, match=r"record 2: .*not have one of label_ids for each token"):
         input_pipeline.prediction_dataset(
             [whole, short], records.TOKENS, batch_size=2, max_seq_length=8
         )
@@ -250,7 +250,7 @@ def test_reports_count_words_and_ensembles_average_probabilities(family, tmp_pat
         "matrix": [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]],
     }
     worst = [(each["word"], each["label"], each["prediction"]) for each in found["mistakes"]]
-    print([each["example"] for each in found["mistakes"]])
+    assert [each["example"] for each in found["mistakes"]] == [1, 2, 4]  # lines of the file
     assert worst == [("ada", "N", "V"), ("ab", "X", "V"), (NOTHING, "V", "N")]
     one, two = np.array([[[0.0, 0.0]]]), np.array([[[0.0, np.log(3)]]])
     mean = np.exp(evaluation.ensemble([{"logits": one}, {"logits": two}])["logits"])
