@@ -1,4 +1,4 @@
-"""Fine-tuning on a GLUE task with the original's settings: configs/finetune_glue.py:TASK.
+r"""Fine-tuning on a GLUE task with the original's settings: configs/finetune_glue.py:TASK.
 
 TASK is cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp or mnli, in any case and also as GLUE spells it
 (SST-2, STS-B). Epochs 3 (RTE and STS-B: 10), batch 32, learning rate 3e-4 for small and
@@ -14,7 +14,7 @@ configs/finetune_own.py.
 from convbert_tf import config
 
 
-def get_config(task="cola"):
+def get_config(task=""):
     name, epochs = config.glue_task(task)
     return config.to_config_dict(
         config.FinetuningExperiment(

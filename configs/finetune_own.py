@@ -1,4 +1,4 @@
-"""Fine-tuning on texts of your own, in a CSV, TSV, JSON lines or Parquet file.
+r"""Fine-tuning on texts of your own, in a CSV, TSV, JSON lines or Parquet file.
 
     python tools/finetune.py --config=configs/finetune_own.py \
         --config.task.train_file=reviews.csv --config.task.text_column=review \

@@ -1,4 +1,4 @@
-"""Fine-tuning on SQuAD with the original's settings: configs/finetune_squad.py:v1 or :v2.
+r"""Fine-tuning on SQuAD with the original's settings: configs/finetune_squad.py:v1 or :v2.
 
 Two epochs, windows of 512 tokens every 128, batch 32, learning rate 3e-4 for small and
 medium-small; for base add --config.training.learning_rate=1e-4.

@@ -1,4 +1,4 @@
-"""Fine-tuning on tagged words: parts of speech, named entities, chunks.
+r"""Fine-tuning on tagged words: parts of speech, named entities, chunks.
 
 data_dir holds train.txt and dev.txt, a word and its tag a line and a blank line between sentences,
 or files in another form of CoNLL's (docs/fine-tuning.md). Ten epochs, windows of 128 tokens every

@@ -1,4 +1,4 @@
-"""ConvBERT base: 115,836,059 parameters with its generator.
+r"""ConvBERT base: 115,836,059 parameters with its generator.
 
 Settings of the paper (section 5.1) and of the original code: length 128, batch 256, one million
 steps; --config.training.num_train_steps=4000000 gives the longer run of the paper.

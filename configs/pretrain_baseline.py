@@ -1,4 +1,4 @@
-"""The paper's baselines, and in between: configs/pretrain_baseline.py:NAME.
+r"""The paper's baselines, and in between: configs/pretrain_baseline.py:NAME.
 
 Data, batch, learning rate and steps are those of ConvBERT of the same size (section 5.1), so that
 only what a name says differs: ELECTRA and BERT have no convolution and keep all their heads

@@ -1,4 +1,4 @@
-"""ConvBERT medium-small: 18,539,191 parameters with its generator.
+r"""ConvBERT medium-small: 18,539,191 parameters with its generator.
 
 Settings of the paper (section 5.1) and of the original code: length 128, batch 128, one million
 steps; --config.training.num_train_steps=4000000 gives the longer run of the paper.

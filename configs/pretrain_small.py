@@ -1,4 +1,4 @@
-"""ConvBERT small: 14,019,903 parameters with its generator.
+r"""ConvBERT small: 14,019,903 parameters with its generator.
 
 Settings of the paper (section 5.1) and of the original code: length 128, batch 128, one million
 steps; --config.training.num_train_steps=4000000 gives the longer run of the paper.

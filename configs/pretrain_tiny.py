@@ -1,4 +1,4 @@
-"""A tiny ConvBERT for two CPU cores: 1,510,301 parameters with its generator.
+r"""A tiny ConvBERT for two CPU cores: 1,510,301 parameters with its generator.
 
 What tools/quickstart.sh pre-trains in a few minutes. The architecture is ours: medium-small's in
 miniature, with four layers, four heads and two linear groups.

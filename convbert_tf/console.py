@@ -227,6 +227,11 @@ def say(message):
     print(message, flush=True)
 
 
+def counted(number, noun):
+    """'1 row', '2,000 rows'."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def duration(seconds):
     """`seconds` as people write it: '8 s', '3 min 20 s', '2 h 05 min', '4 d 3 h'."""
     seconds = int(round(seconds))

@@ -74,6 +74,12 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ("pretrain", ["--config=README.md"], 2, ["README.md: a config is a Python file"]),
         ("pretrain", [f"{PRETRAIN}:x"], 2, ["pretrain_tiny.py:x: it takes nothing after a colon."]),
         ("pretrain", [FINETUNE], 2, ["it has the sections task, training, but here data, model"]),
+        (
+            "finetune",
+            ["--config=configs/finetune_glue.py"],
+            2,
+            ["finetune_glue.py: name the task after a colon: one of cola, sst2, mrpc"],
+        ),
         ("finetune", [f"{FINETUNE}a"], 2, ["colaa: no task 'colaa'; there are cola, sst2, mrpc"]),
         ("finetune", ["--config=configs/finetune_squad.py:v3"], 2, ["no version 'v3' of SQuAD"]),
         ("finetune", ["--config=configs/quickstart.py:x"], 2, ["'x'; there are cola, squad_v1."]),

@@ -1,4 +1,4 @@
-"""Builds pre-training records of plain text, on all cores; run again to go on after a break.
+r"""Builds pre-training records of plain text, on all cores; run again to go on after a break.
 
     python tools/build_pretraining_data.py --input='data/*.txt' --vocab_file=vocab.txt \
         --output_dir=records
@@ -89,9 +89,10 @@ def main(_):
     )
     share = 100 * manifest["num_unknown"] / manifest["num_tokens"]
     console.say(
-        f"{FLAGS.output_dir}: {manifest['num_records']:,} records, {manifest['num_tokens']:,} "
-        f"tokens, {share:.2f}% of them [UNK], of {manifest['num_documents']:,} documents in "
-        f"{len(manifest['shards'])} shards."
+        f"{FLAGS.output_dir}: {console.counted(manifest['num_records'], 'record')}, "
+        f"{console.counted(manifest['num_tokens'], 'token')}, {share:.2f}% of them [UNK], of "
+        f"{console.counted(manifest['num_documents'], 'document')} in "
+        f"{console.counted(len(manifest['shards']), 'shard')}."
     )
 
 

@@ -18,7 +18,8 @@ from convbert_tf.config import grid
 
 CONFIG = config.ConfigFlag(
     config.FinetuningExperiment(training=config.finetuning_defaults()),
-    "A file of configs/, with :TASK.",
+    "configs/finetune_own.py (texts of your own), configs/finetune_tokens.py (tagged words), "
+    "configs/finetune_glue.py:TASK, configs/finetune_squad.py:v1 or :v2, or a file like these.",
 )
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Resume a run whose config was another one."

@@ -81,9 +81,16 @@ def section_from_dict(default, values, section):
     fields = {field.name for field in dataclasses.fields(default)}
     unknown = sorted(map(str, set(values) - fields))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], fields, n=1)
-        hint = (
-            f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(fields))}."
-        )
-        raise UserError(f"unknown key {unknown[0]!r} in the {section} config{hint}")
+        raise unknown_key(unknown[0], fields, section)
     return dataclasses.replace(default, **values)
+
+
+def unknown_key(key, names, section):
+    """The UserError on a `key` that is none of the `names` of a section's."""
+    names = sorted(names)
+    near = [name for name in names if key in name] or difflib.get_close_matches(
+        key, names, cutoff=0.75
+    )
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = hint or f"there are {', '.join(names)}."
+    return UserError(f"unknown key {key!r} in the {section} config; {hint}")

@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from convbert_tf import console
+from convbert_tf.config.checks import unknown_key
 from convbert_tf.config.overrides import from_config_dict, to_config_dict
 from convbert_tf.console import UserError
 
@@ -85,6 +86,10 @@ class _FileParser:
 
     def parse(self, argument):
         values = load(argument, self._class)
+        for each in sys.argv[1:]:  # ml_collections would name one near key alone
+            found = re.match(r"--?config\.(\w+)\.(\w+)", each)
+            if found and found[1] in values and found[2] not in values[found[1]]:
+                raise unknown_key(found[2], values[found[1]], found[1])
         values.lock()
         return values
 

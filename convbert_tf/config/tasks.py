@@ -41,7 +41,10 @@ def join_list(values):
 
 def split_list(setting):
     """The values of a setting that is a list; see `join_list`."""
-    rows = csv.reader([setting], skipinitialspace=True) if setting else []
+    try:
+        rows = list(csv.reader([setting], skipinitialspace=True)) if setting else []
+    except csv.Error as error:
+        raise UserError(f"{setting!r:.60} is no list with commas ({error}).") from error
     return [value.strip() for row in rows for value in row]
 
 
@@ -51,6 +54,8 @@ def glue_task(name):
     Raises:
         UserError: there is no such task, or it has no training data.
     """
+    if not name:
+        raise UserError(f"name the task after a colon: one of {', '.join(GLUE_EPOCHS)}.")
     found = task_name(name)
     if found == "ax":
         raise UserError(

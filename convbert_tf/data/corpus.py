@@ -23,16 +23,14 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import Progress, UserError, call, reason
+from convbert_tf.console import Progress, UserError, call, counted, reason
 from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
-from convbert_tf.data.shards import FORMAT, MANIFEST
+from convbert_tf.data.shards import FORMAT, LOG, MANIFEST, undone_without_shards
 from convbert_tf.files import sha256, write_bytes
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.text.vocabulary import file_content, strips_accents
 from convbert_tf.text.vocabulary_training import warn_unknown
-
-LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 
 _LINES_PER_CALL = 4096  # of the tokenizer: enough to hide the call, few enough for the caches
 _MAX_EXAMPLES = 8  # of words that are [UNK]
@@ -50,8 +48,9 @@ def documents(source, chunk_bytes):
 
 
 def fingerprint(text):
-    """16 bytes by which `deduplicate` knows a document."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+    """16 bytes by which `deduplicate` knows a document, whatever its line ends are."""
+    content = (text + "\n").replace("\r\n", "\n").encode("utf-8")
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _chunks(sources, chunk_bytes, deduplicate):
@@ -256,19 +255,19 @@ def build(
         "vocab_sha256": hashlib.sha256(vocab).hexdigest(),
         "inputs": _identities(files) + [tfds_text.identity(split) for split in splits],
     }
-    os.makedirs(output_dir, exist_ok=True)
-    finished = _earlier_shards(output_dir, settings, overwrite)
-    manifest_file = os.path.join(output_dir, MANIFEST)
-    if os.path.exists(manifest_file):
-        with open(manifest_file, encoding="utf-8") as file:
-            manifest = json.load(file)
-        if all(shard["chunk"] in finished for shard in manifest["shards"]):
-            return _warned(manifest)
-    write_bytes(os.path.join(output_dir, "vocab.txt"), vocab)
     run = run or functools.partial(_run_here, num_workers=num_workers)
-    _build_missing([*files, *splits], output_dir, settings, finished, run)
-    manifest = _manifest(settings, vocab.count(b"\n"), finished)
-    write_bytes(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
+    manifest_file = os.path.join(output_dir, MANIFEST)
+    with undone_without_shards(output_dir):
+        finished = _earlier_shards(output_dir, settings, overwrite)
+        if os.path.exists(manifest_file):
+            with open(manifest_file, encoding="utf-8") as file:
+                manifest = json.load(file)
+            if all(shard["chunk"] in finished for shard in manifest["shards"]):
+                return _warned(manifest)
+        write_bytes(os.path.join(output_dir, "vocab.txt"), vocab)
+        _build_missing([*files, *splits], output_dir, settings, finished, run)
+        manifest = _manifest(settings, vocab.count(b"\n"), finished)
+        write_bytes(manifest_file, json.dumps(manifest, indent=1).encode("utf-8"))
     return _warned(manifest)
 
 
@@ -371,8 +370,8 @@ def _build_missing(sources, output_dir, settings, finished, run):
             finished[account["chunk"]] = account
             print(json.dumps(account), file=log, flush=True)
             done += account["bytes"]
-            progress.update(done, note=f"{len(finished)} shards")
-    progress.close(note=f"{len(finished)} shards")
+            progress.update(done, note=counted(len(finished), "shard"))
+    progress.close(note=counted(len(finished), "shard"))
 
 
 def _run_here(sources, settings, output_dir, finished, num_workers):

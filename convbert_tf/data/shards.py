@@ -1,8 +1,10 @@
 """Shards of pre-training records on disk: their manifest, and reading them, damaged ones too."""
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,33 @@ from convbert_tf.data import records
 from convbert_tf.text.vocabulary import file_content, strips_accents
 
 MANIFEST = "manifest.json"
+LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 FORMAT = 1  # of the manifest
+
+
+@contextlib.contextmanager
+def undone_without_shards(folder):
+    """Makes `folder`; after an error within, no file of a build is left, unless a shard is there.
+
+    A vocabulary from before stays; folders that were made go.
+    """
+    folder, made = os.path.abspath(folder), []
+    while not os.path.lexists(path := os.path.dirname(made[-1]) if made else folder):
+        made.append(path)
+    os.makedirs(folder, exist_ok=True)
+    had_vocabulary = os.path.exists(os.path.join(folder, "vocab.txt"))
+    ours = re.compile(rf"{re.escape(LOG)}{'' if had_vocabulary else '|vocab.txt'}|.*\.partial-.*")
+    try:
+        yield
+    except BaseException:
+        names = os.listdir(folder)
+        if not any(re.fullmatch(r"shard-\d+\.tfrecord", name) for name in names):
+            for name in filter(ours.fullmatch, names):
+                os.remove(os.path.join(folder, name))
+            with contextlib.suppress(OSError):  # somebody else has written there meanwhile
+                for path in made:
+                    os.rmdir(path)
+        raise
 
 
 def load_manifest(data_dir, damage_allowed=False):

@@ -95,7 +95,8 @@ def read(path, wanted, optional=(), delimiter=""):
     columns = dict.fromkeys(table.columns)
     for number, values in table.rows:
         columns.update(dict.fromkeys(values))
-        rows.append((number, {name: values[name] for name in names if name in values}))
+        place, found = table.place(number), [name for name in names if name in values]
+        rows.append((number, {name: _text(place, name, values[name]) for name in found}))
     if not rows:
         raise UserError(f"{path} holds no rows.")
     _check_columns(path, list(columns), wanted)
@@ -108,6 +109,7 @@ def _check_columns(path, columns, wanted):
     missing = [name for name in wanted if name not in columns]
     if missing:
         shown = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
+        shown = shown or "no rows"
         one = columns[0] if len(columns) == 1 else ""
         other = next((mark for mark in (";", "\t", "|", ",") if mark in one), "")
         hint = (
@@ -144,7 +146,7 @@ def stream(path, form, header=True, delimiter="", names=None):
     if form == "parquet":
         columns, rows = _parquet_rows(path, names)
         return Table(name, columns, rows, by_line=False)
-    lines = _lines(path, name)
+    lines = _lines(path, name, ended_by_line_feeds=form in ("tsv", "text"))
     if form == "json":
         lines = itertools.dropwhile(lambda line: not line[1].strip(), lines)
         first = next(lines, (1, ""))
@@ -161,12 +163,14 @@ def stream(path, form, header=True, delimiter="", names=None):
     return Table(name, [], rows)
 
 
-def _lines(path, name):
+def _lines(path, name, ended_by_line_feeds):
     """Yields (number, line with its end) of an unpacked file, without a byte order mark."""
     with open(0, "rb", closefd=False) if path == "-" else unpacking.opened(path) as file:
         for number, raw in enumerate(file, 1):
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise UserError(f"{name} is UTF-16: save it as UTF-8 (in Excel: CSV UTF-8).")
+            if number == 1 and ended_by_line_feeds:
+                unpacking.check_line_end(name, raw)
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -209,9 +213,7 @@ def _by_name(found, name, header):
     if not header:
         columns = [str(i) for i in range(1, len(columns) + 1)]
         found = itertools.chain([first], found)
-    twice = [column for column, count in collections.Counter(columns).items() if count > 1]
-    if twice:
-        raise UserError(f"{name}:{first[0]}: two columns are called {twice[0]!r}.")
+    check_names(f"{name}:{first[0]}", columns)
     for number, values in found:
         if len(values) != len(columns):
             raise UserError(
@@ -219,6 +221,13 @@ def _by_name(found, name, header):
                 "quotes around a value that holds the delimiter or a line end (.csv), or mend it."
             )
         yield number, dict(zip(columns, values, strict=True))
+
+
+def check_names(place, columns):
+    """Refuses `columns` of which two have one name."""
+    twice = [column for column, count in collections.Counter(columns).items() if count > 1]
+    if twice:
+        raise UserError(f"{place}: two columns are called {twice[0]!r}.")
 
 
 def _json_line_rows(lines, name):
@@ -235,9 +244,17 @@ def _json_list_rows(lines, name):
 
 def _json(place, text):
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_json_values)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: no JSON ({reason(error)}).") from error
+
+
+def _json_values(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = collections.Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"two values are called {name!r}")
+    return values
 
 
 def _json_object(place, values):
@@ -261,8 +278,8 @@ def _parquet_rows(path, names):
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for values in batch.to_pylist():
                     number += 1
-                    yield number, values
-        except (pyarrow.ArrowException, OSError) as error:
+                    yield number, {name: _decoded(value) for name, value in values.items()}
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise damage(error) from error
 
     try:
@@ -270,11 +287,50 @@ def _parquet_rows(path, names):
     except (pyarrow.ArrowException, OSError) as error:
         raise damage(error) from error
     columns = file.schema_arrow.names
+    check_names(path, columns)
     kept = columns if names is None else [name for name in dict.fromkeys(names) if name in columns]
     return columns, rows(file, kept)
 
 
 # --- values ---
+
+
+def _text(place, column, value):
+    """`value` as `_as_text`; refuses what is no text."""
+    try:
+        return _as_text(value)
+    except UnicodeError as error:
+        is_bytes = isinstance(error, UnicodeDecodeError)
+        what = "bytes that are not UTF-8" if is_bytes else "half a surrogate pair, which is no text"
+        raise UserError(f"{place}: the column {column!r} holds {what}; mend or drop it.") from error
+
+
+def _as_text(value):
+    """`value` with strings for bytes and plain values for NumPy's, also inside lists and objects.
+
+    Raises:
+        UnicodeError: a text in it cannot be UTF-8.
+    """
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8")
+    if isinstance(value, str):
+        value.encode("utf-8")  # not of half a surrogate pair
+        return value
+    if hasattr(value, "tolist"):
+        return _as_text(value.tolist())
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
+        return [_as_text(each) for each in value]
+    return {k: _as_text(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _decoded(value):
+    """`value` as `_as_text`, or as it is if that is not possible."""
+    try:
+        return _as_text(value)
+    except UnicodeError:
+        return value
 
 
 def plain(value):
@@ -319,13 +375,17 @@ def records(data, names, what="data"):
         what: names `data` in messages.
 
     Raises:
-        UserError: it is something else, or a tuple has another length.
+        UserError: it is something else, a tuple has another length, or two columns have one name.
     """
     if hasattr(data, "to_dicts"):
         return data.to_dicts()
     if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        check_names(what, data.columns)
         return data.to_dict("records")
     if isinstance(data, collections.abc.Mapping):
+        for name, column in data.items():
+            if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+                raise UserError(f"{what}: the column {name!r} must be a list, not {column!r:.60}.")
         lengths = {len(column) for column in data.values()}
         if len(lengths) > 1:
             raise UserError(f"{what} has columns of different lengths ({sorted(lengths)}).")
@@ -343,15 +403,26 @@ def _record(row, names, place):
     return dict(zip(names, row, strict=True))
 
 
-def json_lines(rows, columns):
-    """These columns of `rows` (dicts) as the content of a .jsonl file."""
-    kept = ({name: row[name] for name in columns if name in row} for row in rows)
-    lines = (json.dumps(row, ensure_ascii=False, default=_json_value) + "\n" for row in kept)
-    return "".join(lines).encode("utf-8", "replace")
+def json_lines(rows, wanted, optional=(), what="data"):
+    """Columns of `rows` (dicts) as the content of a .jsonl file.
+
+    Args:
+        rows: as `records` gives them.
+        wanted, optional: names of columns, as for `read`.
+        what: names the rows in messages.
+
+    Raises:
+        UserError: a column is missing, or a value is no text; names the row.
+    """
+    _check_columns(what, list(dict.fromkeys(name for row in rows for name in row)), wanted)
+    lines, columns = [], (*wanted, *optional)
+    for number, row in enumerate(rows, 1):
+        place, names = f"row {number} of {what}", [name for name in columns if name in row]
+        kept = {name: _text(place, name, row[name]) for name in names}
+        lines.append(json.dumps(kept, ensure_ascii=False, default=_json_value) + "\n")
+    return "".join(lines).encode("utf-8")
 
 
 def _json_value(value):
-    """NumPy's numbers and arrays and pandas' missing values as JSON has them; else the text."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
+    """pandas' missing values as JSON has them; else the text."""
     return None if type(value).__name__ in ("NAType", "NaTType") else str(value)

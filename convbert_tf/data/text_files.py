@@ -175,6 +175,7 @@ def check(path):
         head = file.peek(1 << 16)
         if head.lstrip()[:1] == b"{" and _is_json_document(head.lstrip().split(b"\n", 1)[0]):
             raise UserError(f"{path} holds JSON lines: name it .jsonl, so that they are read.")
+        unpacking.check_line_end(path, next(_lines(path, file), b""))
 
 
 def _is_json_lines(path):

@@ -47,6 +47,15 @@ def split_packing(path):
     return (stem, packing.lower()) if packing.lower() in PACKINGS else (path, "")
 
 
+def check_line_end(name, first):
+    """Refuses a file, of which `first` is the first line, whose lines end by carriage returns."""
+    if not first.endswith(b"\n") and b"\r" in first.rstrip(b"\r"):
+        raise UserError(
+            f"{name} has carriage returns for line ends, and no line feeds: convert it, say with "
+            r"tr '\r' '\n'."
+        )
+
+
 @contextlib.contextmanager
 def opened(path):
     """A binary reader of the whole unpacked content of `path`: all streams of a packed file.

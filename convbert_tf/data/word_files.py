@@ -17,6 +17,7 @@ import os
 import re
 
 from convbert_tf.console import UserError
+from convbert_tf.data import unpacking
 from convbert_tf.files import write_bytes
 
 _CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
@@ -55,9 +56,14 @@ class WordFile:
         """The index of a column by its name, or by its number from 1 (from the end: -1).
 
         Raises:
-            UserError: there is no such column.
+            UserError: there is no such column, or two are called so.
         """
         if column in self.names:
+            if self.names.count(column) > 1:
+                raise UserError(
+                    f"{self.path}: two columns are called {column!r}; choose one by its number, "
+                    "from 1."
+                )
             return self.names.index(column)
         if not is_number(column):
             names = f"there are {', '.join(self.names)}" if self.names else "its columns have none"
@@ -178,6 +184,7 @@ def _lines(path):
     with open(path, "rb") as file:
         # Only \n ends a line: words may be other characters that Python splits lines at.
         raw = list(file)
+    unpacking.check_line_end(path, raw[0] if raw else b"")
     lines = []
     for number, line in enumerate(raw, 1):
         try:

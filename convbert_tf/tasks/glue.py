@@ -8,7 +8,7 @@ import re
 
 from convbert_tf.config import task_name
 from convbert_tf.console import Progress, UserError, say
-from convbert_tf.data import tfds_sets
+from convbert_tf.data import tfds_sets, unpacking
 from convbert_tf.data.tables import held_out
 from convbert_tf.tasks.measures import main_metric, majority_baseline, metrics
 from convbert_tf.tasks.sentences import (
@@ -236,6 +236,8 @@ def _tsv_lines(path):
     with open(path, "rb") as file:
         # Only \n ends a line: some sentences hold other characters that Python splits lines at.
         for number, raw in enumerate(file, 1):
+            if number == 1:
+                unpacking.check_line_end(path, raw)
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:

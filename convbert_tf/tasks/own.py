@@ -15,9 +15,10 @@ import collections
 import dataclasses
 import functools
 import math
+import re
 
 from convbert_tf.config import join_list, split_list
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, counted, say
 from convbert_tf.data import tables
 from convbert_tf.tasks.sentences import Example, Task
 
@@ -28,16 +29,11 @@ _METRICS = {
     "score": "pearson spearman mean_squared_error |",
 }
 _SPLITS = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "development": "dev",
-    "validation": "dev",
-    "valid": "dev",
-    "val": "dev",
-    "eval": "dev",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "development", "validation", "valid", "val", "eval"), "dev"),
     "test": "test",
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Beyond so many rows, labels that are nearly all different are taken for a mistake.
 _FEW_ROWS = 20
 
@@ -50,12 +46,7 @@ def as_json_lines(config, data, what):
     """
     names = [*_text_columns(config), config.label_column]
     rows = tables.records(data, names, what)
-    found = dict.fromkeys(name for row in rows for name in row)
-    missing = [name for name in names if name not in found]
-    if missing:
-        there = ", ".join(map(repr, found)) or "no rows"
-        raise UserError(f"{what} has no column {missing[0]!r}; it has {there}.")
-    return tables.json_lines(rows, [*names, config.id_column, config.split_column])
+    return tables.json_lines(rows, names, [config.id_column, config.split_column], what)
 
 
 class Tables:
@@ -111,7 +102,7 @@ class Tables:
         rule = ""
         if train.is_held_out:
             rule = f" (held out: {config.held_out:g} of the rows, by a hash of their texts)"
-        say(f"{len(train):,} rows to train on, {len(dev):,} to score{rule}, of {files}")
+        say(f"{counted(len(train), 'row')} to train on, {len(dev):,} to score{rule}, of {files}")
         if self.task.is_regression:
             say(f"scores from {config.min_score:g} to {config.max_score:g}")
         else:
@@ -219,6 +210,10 @@ class _Rows:
             first.setdefault(row.key, row.number)
         self._refuse(lambda row: not row.key, lambda row: f"the column {column!r} is empty")
         self._refuse(
+            lambda row: _CONTROL.search(row.key),
+            lambda row: f"the id {row.key!r:.60} has a tab, a line end or the like in it",
+        )
+        self._refuse(
             lambda row: first[row.key] != row.number,
             lambda row: f"the id {row.key!r} is that of {self.table.place(first[row.key])} too",
         )
@@ -248,9 +243,9 @@ class _Rows:
             parts["dev" if tables.held_out(row.texts, share, seed) else "train"].append(row)
         if not all(parts.values()):
             raise UserError(
-                f"{self.table.path}: held_out {share:g} of {len(self.rows):,} rows leaves none to "
-                "train on or none to score: set config.task.dev_file, or another held_out or "
-                "held_out_seed."
+                f"{self.table.path}: held_out {share:g} of {counted(len(self.rows), 'row')} leaves "
+                "none to train on or none to score: set config.task.dev_file, or another held_out "
+                "or held_out_seed."
             )
         return {name: self._only(rows, is_held_out=True) for name, rows in parts.items()}
 
@@ -293,9 +288,11 @@ def _row(config, number, values):
 def _class_name(value):
     if isinstance(value, list | dict | tuple):
         raise ValueError(f"the label is a list or an object ({value!r:.60}): one class is expected")
-    name = tables.plain(value).strip()
+    name = (tables.plain(value) or "").strip()
     if not name:
         raise ValueError("the label is empty")
+    if _CONTROL.search(name):
+        raise ValueError(f"the label {name!r:.60} has a tab, a line end or the like in it")
     return name
 
 
@@ -306,8 +303,9 @@ def _label_names(value, separator):
             value = ast.literal_eval(value.strip())  # JSON's lists of texts, and Python's
         except (ValueError, SyntaxError) as error:
             raise ValueError(f"the labels {value!r:.60} begin like a list but are none") from error
-    values = value if isinstance(value, list | tuple) else tables.plain(value).split(separator)
-    names = [_class_name(each) for each in values]
+    if not isinstance(value, list | tuple):
+        value = [value] if isinstance(value, dict) else tables.plain(value).split(separator)
+    names = [_class_name(each) for each in value]
     return list(dict.fromkeys(names))
 
 
@@ -385,6 +383,8 @@ def _check_labels(config, names, num_rows):
             f"{num_rows:,} rows ({', '.join(names[:3])}, ...): is it the right one? For numbers "
             "set config.task.kind=score; to have so many, give config.task.labels."
         )
+    if any(not name or _CONTROL.search(name) for name in names):
+        raise UserError(f"config.task.labels: one is empty or has a line end in it: {names!r:.80}.")
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise UserError(
             f"{source}: there must be at least two different labels; there is "
@@ -400,7 +400,7 @@ def _check_labels(config, names, num_rows):
 
 def _sorted(names):
     """`names` by number if all are whole numbers, else by their characters."""
-    if all(name.isascii() and name.lstrip("-").isdecimal() for name in names):
+    if all(re.fullmatch("-?[0-9]{1,1000}", name) for name in names):
         return sorted(names, key=int)
     return sorted(names)
 

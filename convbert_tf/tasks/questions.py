@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import os
 
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, counted, say
 from convbert_tf.data import records, tables, unpacking
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer
@@ -80,7 +80,10 @@ class Questions:
                     f"{self.config.train_file}: held_out {share} leaves no questions to train on "
                     "or none to score: set config.task.dev_file, or another held_out."
                 )
-            say(f"{len(train):,} questions to train on, {len(dev):,} to score (held out: {share})")
+            say(
+                f"{counted(len(train), 'question')} to train on, {len(dev):,} to score "
+                f"(held out: {share})"
+            )
 
     def make_model(self, model):
         """A question answerer on the encoder of `model`; with its head if it is of this kind."""

@@ -8,8 +8,10 @@ A report is a dict as JSON holds it. What it has:
                             class), predicted (examples that were taken for it); one a label
                             where a text has several
     confusion               {"labels": names, "matrix": rows of true classes, columns of predicted}
-    mistakes                a dict each, the worst first: example (its number in the file, from 0),
-                            its texts, label, prediction, and how sure or how far off the model was
+    mistakes                a dict each, the worst first: example (its number in the file, from 0;
+                            of one's own texts and of words their line, row or id, as predictions
+                            have it), its texts, label, prediction, and how sure or how far off
+                            the model was
     right                   of questions, the same of the right answers, the least sure first
 
 A family's evaluation gives the last four by `report(outputs)`; `of_...` make them. Without
@@ -21,7 +23,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, counted
 from convbert_tf.files import write_bytes, write_json
 from convbert_tf.training import plots, scores
 
@@ -44,7 +46,8 @@ def of_sentences(task, examples, labels, logits):
     """
     pairs = task.text_b is not None
     texts = [
-        {"text_a": each.text_a, "text_b": each.text_b} if pairs else {"text": each.text_a}
+        ({} if each.key is None else {"example": each.key})
+        | ({"text_a": each.text_a, "text_b": each.text_b} if pairs else {"text": each.text_a})
         for each in examples
     ]
     if task.is_regression:
@@ -61,7 +64,8 @@ def of_classes(labels, probabilities, names, texts):
         labels: [n] class ids.
         probabilities: [n, C].
         names: of the C classes.
-        texts: n dicts of an example's texts by their names.
+        texts: n dicts of an example's texts by their names, and its number, "example", where that
+            is not its place among the n.
     """
     from sklearn import metrics  # it takes a second to import
 
@@ -192,7 +196,7 @@ def show(report):
 
 def markdown(report):
     """The report as a page."""
-    lines = [f"# {report['task']}, {report['split']}: {report['examples']:,} examples", ""]
+    lines = [f"# {report['task']}, {report['split']}: {counted(report['examples'], 'example')}", ""]
     lines += [f"- {name}: {report[name]}" for name in ("model", "files") if name in report]
     if not report["metrics"]:
         return "\n".join([*lines, "", "No scores: this split has no labels."])
@@ -215,7 +219,7 @@ def markdown(report):
 
 def brief(report, num_mistakes=3):
     """A few lines of the report for the terminal."""
-    head = f"{report['task']} {report['split']}, {report['examples']:,} examples"
+    head = f"{report['task']} {report['split']}, {counted(report['examples'], 'example')}"
     if not report["metrics"]:
         return [f"{head}: predicted; the split has no labels, so there are no scores."]
     baseline = report["baseline"]

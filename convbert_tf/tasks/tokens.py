@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from convbert_tf.console import Progress, UserError, say
+from convbert_tf.console import Progress, UserError, counted, say
 from convbert_tf.data import input_pipeline, records, word_files
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import TokenClassifier
@@ -364,7 +364,7 @@ class Tokens:
 
 def _counts(split):
     words = sum(map(len, split.words))
-    return f"{split.file.path}: {len(split.words):,} sentences, {words:,} words"
+    return f"{split.file.path}: {counted(len(split.words), 'sentence')}, {counted(words, 'word')}"
 
 
 def _shortened(text):
@@ -413,10 +413,9 @@ class TokensEvaluation:
             for word, probabilities in zip(window.words, of_words, strict=True):
                 rows[window.sentence][word] = probabilities
         texts = [
-            {"word": word, "sentence": sentence}
-            for words in self.split.words
-            for sentence in [" ".join(words)]
-            for word in words
+            {"example": line + 1, "word": word, "sentence": " ".join(words)}
+            for words, lines in zip(self.split.words, self.split.file.sentences, strict=True)
+            for word, line in zip(words, lines, strict=True)
         ]
         labels = [numbers[tag] for tags in self.split.tags for tag in tags]
         flat = np.array([row for of_sentence in rows for row in of_sentence])

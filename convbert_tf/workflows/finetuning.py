@@ -20,7 +20,7 @@ from convbert_tf.config import (
     OWN_TASK,
     check_length,
 )
-from convbert_tf.console import UserError, say
+from convbert_tf.console import UserError, counted, say
 from convbert_tf.data import input_pipeline
 from convbert_tf.files import atomic_path, only_one, read_json, write_json
 from convbert_tf.modeling import presets
@@ -382,7 +382,7 @@ def _write_training_records(experiment, start, path):
             return
     with contextlib.suppress(FileNotFoundError):
         os.remove(account)
-    say(f"{start.family.write_training_records(path):,} training records in {path}")
+    say(f"{counted(start.family.write_training_records(path), 'training record')} in {path}")
     write_json(account, of)
 
 
@@ -392,7 +392,10 @@ def _num_train_steps(experiment, train_file, tell=False):
     in_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     steps = options.num_train_steps or max(1, int(in_epoch * task.num_train_epochs))
     if tell:
-        say(f"{steps:,} steps of {options.batch_size} examples, {steps / in_epoch:.3g} epochs")
+        say(
+            f"{counted(steps, 'step')} of {options.batch_size} examples, "
+            f"{steps / in_epoch:.3g} epochs"
+        )
     return steps
 
 

@@ -40,6 +40,23 @@ def flip(path, place):
     path.write_bytes(content)
 
 
+def test_what_a_build_without_a_shard_leaves(tmp_path):
+    def fail(folder, *names):
+        with pytest.raises(KeyError), shards.undone_without_shards(str(folder)):
+            for name in names:
+                (folder / name).write_bytes(b"")
+            raise KeyError
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else None
+
+    files = ("vocab.txt", "build.jsonl", "shard-00000.tfrecord.partial-1-a")
+    assert fail(tmp_path / "a" / "b", *files) is None and not (tmp_path / "a").exists()
+    assert fail(tmp_path, *files, "mine.txt") == ["mine.txt"]
+    left = {*files, "mine.txt", "shard-00001.tfrecord"}
+    assert set(fail(tmp_path, *files, "shard-00001.tfrecord")) == left
+    (tmp_path / "shard-00001.tfrecord").unlink()  # vocab.txt is an earlier one from here on
+    assert fail(tmp_path, *files) == ["mine.txt", "vocab.txt"]
+
+
 def test_salvage_reads_a_whole_file(folder):
     path = folder / "shard-00002.tfrecord"
     found, damages = records.salvage(str(path))

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from convbert_tf.console import UserError
 from convbert_tf.data import tables
@@ -154,10 +156,58 @@ def test_rows_in_memory():
     for data, message in (
         ([("x", 1), ("y",)], r"data\[1\] must be a dict or a tuple \(text, label\), not \('y',\)"),
         ({"text": ["x"], "label": []}, "columns of different lengths"),
+        ({"text": (t for t in "x")}, "data: the column 'text' must be a list, not <generator"),
+        ({"text": "xy"}, "data: the column 'text' must be a list, not 'xy'"),
         (3, "must be a file, a DataFrame or a list of rows, not 3"),
     ):
         with pytest.raises(UserError, match=message):
             tables.records(data, ["text", "label"])
     values = [{"text": "é", "label": np.float32(0.5), "n": pd.NA, "more": 1}]
-    content = tables.json_lines(values, ["text", "label", "n", "none"])
+    content = tables.json_lines(values, ["text", "label", "n"], ["none"])
     assert content.decode() == '{"text": "é", "label": 0.5, "n": null}\n'
+
+
+def test_bytes_are_text(tmp_path):
+    """Wherever they stand; but not those that are no UTF-8, nor half a surrogate pair."""
+    rows = [{"text": "né".encode(), "label": {b"b", "a"}}, {"text": np.array([b"x"])}]
+    content = tables.json_lines(rows, ["text"], ["label"]).decode().splitlines()
+    assert content == ['{"text": "né", "label": ["a", "b"]}', '{"text": ["x"]}']
+    path = str(tmp_path / "a.parquet")
+    pd.DataFrame({"text": ["né".encode(), b"x"], "image": [b"a", b"\xff"]}).to_parquet(path)
+    assert tables.read(path, ["text"]).rows == [(1, {"text": "né"}), (2, {"text": "x"})]
+    assert [row["image"] for _, row in tables.stream(path, "parquet").rows] == ["a", b"\xff"]
+    with pytest.raises(UserError, match="row 2: the column 'image' holds bytes that are not UTF-8"):
+        tables.read(path, ["image"])
+    half = write(tmp_path, "a.jsonl", '{"text": "x"}\n{"text": ["\\ud800"]}\n')
+    with pytest.raises(
+        UserError, match=r"a\.jsonl:2: the column 'text' holds half a surrogate pai"
+    ):
+        tables.read(half, ["text"])
+    with pytest.raises(UserError, match="row 2 of train: the column 'text' holds half a surrogate"):
+        tables.json_lines([{"text": "x"}, {"text": "\ud800"}], ["text"], what="train")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    frame = pd.DataFrame([["x", "a", "b"]], columns=["text", "label", "label"])
+    with pytest.raises(UserError, match="train: two columns are called 'label'"):
+        tables.records(frame, ["text", "label"], "train")
+    path = write(tmp_path, "a.jsonl", '{"text": "x", "label": 1, "label": 2}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:1: .*two values are called 'label'"):
+        tables.read(path, ["text"])
+    path = str(tmp_path / "a.parquet")
+    columns = pyarrow.table([["x"], ["a"], ["b"]], names=["text", "label", "label"])
+    parquet.write_table(columns, path)
+    with pytest.raises(UserError, match=r"a\.parquet: two columns are called 'label'"):
+        tables.read(path, ["text"])
+
+
+def test_lines_that_end_by_carriage_returns(tmp_path):
+    """A CSV row may; of a text or a TSV file they would make one line."""
+    path = write(tmp_path, "a.csv", csv_of(ROWS, end="\r"))
+    assert [tuple(row.values()) for _, row in tables.read(path, ["text", "label"]).rows] == ROWS
+    for form in ("tsv", "text"):
+        path = write(tmp_path, f"a.{form}", "text\tlabel\rx\ta\r")
+        with pytest.raises(UserError, match=f"a.{form} has carriage returns for line ends, and no"):
+            list(tables.stream(path, form).rows)
+    path = write(tmp_path, "one.txt", "a text alone\r")
+    assert list(tables.stream(path, "text").rows) == [(1, {"text": "a text alone"})]

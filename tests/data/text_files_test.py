@@ -195,6 +195,20 @@ def test_plain_documents_and_their_sizes(tmp_path):
     assert sum(size for _, size in found) == len(content) - 3  # the byte order mark
 
 
+def test_lines_that_end_by_carriage_returns_are_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\rtwo\r\rthree\r")
+    with pytest.raises(
+        UserError, match=r"a\.txt has carriage returns for line ends, and no line f"
+    ):
+        text_files.check(str(path))
+    for content in (b"one\rtwo\n", b"one\r\n", b"one\r"):  # other lines hold them as blanks
+        path.write_bytes(content)
+        assert [text for text, _ in text_files.documents(str(path))] == [
+            content.decode().rstrip("\r\n")
+        ]
+
+
 def test_json_documents(tmp_path):
     lines = [json.dumps({"text": "one\n\ntwo", "id": 1}), "", json.dumps({"text": "a\ud800b"})]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -76,6 +76,10 @@ def test_a_header_line_names_columns(tmp_path):
     file = word_files.read(path, header=True)
     assert columns(file, "word", "pos") == [[["Ada"], ["."]], [["NNP"], ["."]]]
     assert word_files.read(path).column(1) == [["word", "Ada"], ["."]]
+    twice = word_files.read(write(tmp_path, "word tag tag\nAda O NNP\n"), header=True)
+    with pytest.raises(UserError, match=r"two columns are called 'tag'; choose one by its number"):
+        twice.find("tag")
+    assert (twice.find("word"), twice.find("3")) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,7 @@ def test_a_header_line_names_columns(tmp_path):
         ("a\tO\n# gone\n", r"train\.txt:2 has 1 column,"),
         ("a\tO\nb\tx\tO\n", r"train\.txt:2 has 3 columns"),
         (b"a O\n\xff O\n", r"train\.txt:2: not UTF-8"),
+        ("a O\rb O\r", "has carriage returns for line ends, and no line feeds"),
         ("", "holds no words"),
         ("\n-DOCSTART-\n# only\n", "holds no words"),
         ("# global.columns = A B\na\tb\tc\n", "names 2 columns, but its words have 3"),

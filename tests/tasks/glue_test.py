@@ -136,6 +136,9 @@ def test_other_user_errors(tmp_path):
     (tmp_path / "dev.tsv").write_bytes(b"sentence\tlabel\nna\xefve\t1\n")
     with pytest.raises(UserError, match=r"dev\.tsv:2: not UTF-8"):
         glue.read_examples(glue.TASKS["sst2"], tmp_path, "dev")
+    (tmp_path / "dev.tsv").write_bytes(b"sentence\tlabel\rnaive\t1\r")
+    with pytest.raises(UserError, match=r"dev\.tsv has carriage returns for line ends"):
+        glue.read_examples(glue.TASKS["sst2"], tmp_path, "dev")
     with pytest.raises(UserError, match=r"neither .*train\.tsv nor .*SST-2.train\.tsv"):
         glue.read_examples(glue.TASKS["sst2"], tmp_path, "train")
     with pytest.raises(UserError, match="no split 'valid'; it has train, dev, test"):

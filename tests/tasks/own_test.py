@@ -77,6 +77,7 @@ def test_given_labels_stand_in_their_order(make):
 
 def test_numbers_as_classes_are_in_the_order_of_numbers(make):
     assert make(rows(["10", "9", "-1"])).task.labels == ("-1", "9", "10")
+    assert make(rows(["--1", "2", "-"])).task.labels == ("-", "--1", "2")
     lines = [json.dumps({"text": w, "label": i % 2 == 0}) for i, w in enumerate(WORDS)]
     assert make("\n".join(lines), "rows.jsonl").task.labels == ("False", "True")
 
@@ -189,6 +190,20 @@ def test_a_model_that_is_there_needs_no_rows_to_train_on(tmp_path):
             {"kind": "score", "max_score": 1.5},
             r"rows\.csv:3: the score 2 is not between 0 and 1\.5",
         ),
+        (rows(['"a\nb"', "b"]), {}, r":2: the label 'a\\nb' has a tab, a line end or the like in"),
+        (rows(["[None]", "b"]), {"kind": "labels"}, r"rows\.csv:2: the label is empty"),
+        (
+            rows("ab"),
+            {"labels": "a,,b"},
+            r"labels: one is empty or has a line end in it: \['a', ''",
+        ),
+        (rows("ab"), {"labels": '"a\tb",b'}, r"one is empty or has a line end in it: \['a\\tb'"),
+        (rows("ab"), {"labels": "a\nb"}, r"'a\\nb' is no list with commas"),
+        (
+            rows(["a,x", 'b,"y\tz"'], "text,label,id"),
+            {"id_column": "id"},
+            r":3: the id 'y\\tz' has a tab, a line end or the like in it \(5 more",
+        ),
         (rows(["[a", "b"]), {"kind": "labels"}, r":2: the labels '\[a' begin like a list but are"),
         (
             rows(["x", "y"]),
@@ -222,6 +237,12 @@ def test_mistakes_are_told_by_file_and_line(make, content, settings, message):
 def test_a_text_that_is_a_list_is_told(make):
     with pytest.raises(UserError, match=r"rows\.jsonl:1: the column 'text' holds no text but a li"):
         make('{"text": ["x"], "label": "a"}\n', "rows.jsonl")
+    line = '{"text": "x", "label": ["a", %s]}\n'
+    for label, message in (("null", "the label is empty"), ("{}", "the label is a list or an obj")):
+        with pytest.raises(UserError, match=rf"rows\.jsonl:1: {message}"):
+            make(line % label, "rows.jsonl", kind="labels")
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: the label is a list or an object"):
+        make('{"text": "x", "label": {"a": 1}}\n', "rows.jsonl", kind="labels")
 
 
 def test_metrics_by_hand():

@@ -57,6 +57,14 @@ def test_classes_and_confusion(found):
     assert (never["f1"], never["support"], never["predicted"]) == (0, 0, 1)
 
 
+def test_an_example_goes_by_its_key():
+    keys, logits = ["x7", 3, None], np.array([[1.0, 0.0]] * 3)
+    examples = [Example(i, "a text", None, 1, key) for i, key in enumerate(keys)]
+    mistakes = reports.of_sentences(Task("films"), examples, [1, 1, 1], logits)["mistakes"]
+    assert [each["example"] for each in mistakes] == ["x7", 3, 2]
+    assert list(mistakes[0]) == ["example", "text", "label", "prediction", "probability"]
+
+
 def test_the_surest_mistakes_come_first(found):
     first, second = found["mistakes"]
     assert first == {

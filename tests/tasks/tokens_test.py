@@ -250,6 +250,7 @@ def test_reports_count_words_and_ensembles_average_probabilities(family, tmp_pat
         "matrix": [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]],
     }
     worst = [(each["word"], each["label"], each["prediction"]) for each in found["mistakes"]]
+    assert [each["example"] for each in found["mistakes"]] == [1, 2, 4]  # lines of the file
     assert worst == [("ada", "N", "V"), ("ab", "X", "V"), (NOTHING, "V", "N")]
     one, two = np.array([[[0.0, 0.0]]]), np.array([[[0.0, np.log(3)]]])
     mean = np.exp(evaluation.ensemble([{"logits": one}, {"logits": two}])["logits"])
