@@ -392,10 +392,8 @@ def _num_train_steps(experiment, train_file, tell=False):
     in_epoch = input_pipeline.steps_per_epoch(train_file, options.batch_size)
     steps = options.num_train_steps or max(1, int(in_epoch * task.num_train_epochs))
     if tell:
-        say(
-            f"{counted(steps, 'step')} of {options.batch_size} examples, "
-            f"{steps / in_epoch:.3g} epochs"
-        )
+        epochs = f"{steps / in_epoch:.3g} epochs" if steps != in_epoch else "1 epoch"
+        say(f"{counted(steps, 'step')} of {options.batch_size} examples, {epochs}")
     return steps
 
 
