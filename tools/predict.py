@@ -45,6 +45,7 @@ COLUMNS = flags.DEFINE_list(
     "Columns with the model's inputs, in order; by default those called as the inputs are: text, "
     "or text_a,text_b, or question,context.",
 )
+DELIMITER = flags.DEFINE_string("delimiter", "", "Of CSV, where it is no comma.")
 HEADER = flags.DEFINE_bool(
     "header", True, "Whether the first line of CSV or TSV names the columns; if not: 1,2,..."
 )
@@ -89,7 +90,7 @@ def main(_):
     console.load_tensorflow()
     if source[0] == "-" and sys.stdin.isatty():
         print("reading from the terminal, a text a line; Ctrl-D ends it", file=sys.stderr)
-    chosen = (COLUMNS.value, KEEP.value, HEADER.value)
+    chosen = (COLUMNS.value, KEEP.value, HEADER.value, DELIMITER.value)
     try:
         _label(source, target, *chosen)
     except BrokenPipeError:  # what reads the output has enough

@@ -85,10 +85,6 @@ def read(path, wanted, optional=(), delimiter=""):
         what = "is a folder" if os.path.isdir(path) else "is not there"
         raise UserError(f"{path} {what}: a file of rows is expected ({ENDINGS}).")
     form, names = format_of(path), (*wanted, *optional)
-    if delimiter and form != "csv":
-        raise UserError(f"{path}: a delimiter is for .csv files.")
-    if len(delimiter) > 1:
-        raise UserError(f"delimiter {delimiter!r} must be one character.")
     if form is None:
         raise UserError(f"{path}: the name must end in {ENDINGS}, also with .gz or .xz.")
     table, rows = stream(path, form, delimiter=delimiter, names=names), []
@@ -142,6 +138,10 @@ def stream(path, form, header=True, delimiter="", names=None):
     Raises:
         UserError: when a broken row is come to; names it.
     """
+    if delimiter and form != "csv":
+        raise UserError(f"{path}: a delimiter is for .csv files.")
+    if len(delimiter) > 1:
+        raise UserError(f"delimiter {delimiter!r} must be one character.")
     name = "standard input" if path == "-" else path
     if form == "parquet":
         columns, rows = _parquet_rows(path, names)
@@ -188,8 +188,7 @@ def _csv_values(lines, name, delimiter):
     reader, line = csv.reader(texts, delimiter=delimiter or ",", strict=True), 1
     try:
         for values in reader:
-            if values:
-                yield line, values
+            yield line, values or [""]
             line = reader.line_num + 1
     except csv.Error as error:
         about_quotes = any(word in str(error) for word in ("unexpected end", "expected after"))
@@ -199,12 +198,15 @@ def _csv_values(lines, name, delimiter):
 
 def _tsv_values(lines):
     for number, line in lines:
-        if line := line.rstrip("\r\n"):
-            yield number, line.split("\t")
+        yield number, line.rstrip("\r\n").split("\t")
 
 
 def _by_name(found, name, header):
-    """Rows of (number, values), the first of which names the columns if there is a `header`."""
+    """Rows of (number, values), the first of which names the columns if there is a `header`.
+
+    A blank line is a row of a table of one column, and none of others.
+    """
+    found = itertools.dropwhile(_is_blank, found)
     first = next(found, None)
     if first is None:
         why = "is empty: the first line must name the columns" if header else "holds no rows"
@@ -215,12 +217,18 @@ def _by_name(found, name, header):
         found = itertools.chain([first], found)
     check_names(f"{name}:{first[0]}", columns)
     for number, values in found:
+        if len(columns) > 1 and _is_blank((number, values)):
+            continue
         if len(values) != len(columns):
             raise UserError(
                 f"{name}:{number}: {len(columns)} columns, but {len(values)} in this row: put "
                 "quotes around a value that holds the delimiter or a line end (.csv), or mend it."
             )
         yield number, dict(zip(columns, values, strict=True))
+
+
+def _is_blank(row):
+    return row[1] == [""]
 
 
 def check_names(place, columns):

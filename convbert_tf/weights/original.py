@@ -238,6 +238,10 @@ def write(stored, checkpoint_prefix, task=None, moments=None, step=0):
         raise UserError("a model with a head needs the original's name of its task, say 'mnli'.")
     if not stored.config.get("mask_logits", True):
         say("the original masks the logits of positions outside the context, as this head does not")
+    if stored.model_config.mask_convolution:
+        say(
+            "the original's convolution sees padding, as this model's does not: outputs will differ"
+        )
     table = names.original_names(stored, task)
     values = {} if moments is None else {"global_step": tf.constant(int(step), tf.int64)}
     for suffix, arrays in {"": stored.arrays, **(moments or {})}.items():

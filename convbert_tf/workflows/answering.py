@@ -182,14 +182,16 @@ def _chunks(examples):
 # --- tables of questions ---
 
 
-def answer_table(answerer, source, target, columns=None, keep=(), header=True, show=None):
+def answer_table(
+    answerer, source, target, columns=None, keep=(), header=True, delimiter="", show=None
+):
     """Answers the questions of a file, and writes the answers in the same order; returns how many.
 
     Args:
         answerer: Answerer.
         source: (path, or "-" for standard input; format): a table as for
             `prediction.label_table`, or a file in SQuAD's or MRQA's form.
-        target, columns, keep, header: as for `prediction.label_table`.
+        target, columns, keep, header, delimiter: as for `prediction.label_table`.
         show: is called with the View of each question; right answers that the file has are then
             read too.
     """
@@ -205,7 +207,7 @@ def answer_table(answerer, source, target, columns=None, keep=(), header=True, s
     def table():
         if whole:
             return prediction.rows_of_set(path)
-        found = tables.stream(path, form, header)
+        found = tables.stream(path, form, header, delimiter)
         return _rows_of_table(found, chosen, with_answers=show is not None)
 
     def answer(table, watch):

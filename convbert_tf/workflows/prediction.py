@@ -104,7 +104,9 @@ def _plain(value, labels):
     return round(float(value), 6) if isinstance(value, np.floating) else value.tolist()
 
 
-def label_table(served, source, target, columns=None, keep=(), header=True, batch_size=32):
+def label_table(
+    served, source, target, columns=None, keep=(), header=True, delimiter="", batch_size=32
+):
     """Labels the rows of a table, and writes the predictions in the same order; returns how many.
 
     A file is read completely before anything is computed, so a broken line is reported at once. The
@@ -118,7 +120,7 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
         columns: names of those that hold the model's inputs, in order; None: as the inputs.
         keep: columns of the input to write before the predictions; ["*"] for all. One that is
             called as a prediction's column becomes input_NAME.
-        header: as for `tables.stream`.
+        header, delimiter: as for `tables.stream`.
         batch_size: as for `label`.
     """
     path, form = source
@@ -133,7 +135,7 @@ def label_table(served, source, target, columns=None, keep=(), header=True, batc
     def table():
         if whole:
             return (([each.question, each.context], row) for each, row in rows_of_set(path))
-        return texts_of(tables.stream(path, form, header), columns)
+        return texts_of(tables.stream(path, form, header, delimiter), columns)
 
     def label_all(table, watch):
         # The first call traces the model, which would spoil the progress line's rate.

@@ -30,7 +30,10 @@ KERAS_OF_TENSORFLOW = "import convbert_tf, tensorflow as tf; keras = tf.keras"
     [
         ({"labels": ["a"]}, "1 labels for 2 classes"),
         ({"labels": "ab"}, "labels must be a list, the names of the classes in order, not a str"),
-        ({"labels": {"a": 1, "b": 0}}, "labels must be a list, the names of the classes in order, not a dict"),
+        (
+            {"labels": {"a": 1, "b": 0}},
+            "labels must be a list, the names of the classes in order, not a dict",
+        ),
         ({"labels": ["a", "a"]}, "'a' stands for several classes"),
         ({"labels": ["a", 1]}, "labels must be strings; 1 is a int"),
         ({"num_classes": 0}, "num_classes must be at least 1"),

@@ -201,6 +201,23 @@ def test_a_tagger_s_words_and_entities(tmp_path):
     assert second["word"] == "sat" and json.loads(out.read_text())["entities"] == []
 
 
+def test_blank_rows_of_one_column_are_rows(label):
+    for name in ("a.csv", "a.tsv"):
+        lines = label(name, "text\nab\n\nabc\n").splitlines()
+        assert [line.split("\t")[0] for line in lines] == ["label", "2", "0", "3"]
+        lines = label(name, "\ntext\tid\n\nab\t1\n\n".replace("\t", ",\t"[name == "a.tsv"]))
+        assert [line.split("\t")[0] for line in lines.splitlines()] == ["label", "2"]
+
+
+def test_another_delimiter(label):
+    assert label("a.csv", "text;id\na,b;7\n", "csv", keep=["id"], delimiter=";").splitlines() == [
+        "id,label,probability_no,probability_yes",
+        "7,3,0.03,0.97",
+    ]
+    with pytest.raises(UserError, match="a delimiter is for .csv files"):
+        label("a.tsv", "text\nx\n", delimiter=";")
+
+
 def test_links_stay_and_pipes_take_the_predictions(label, tmp_path):
     real = tmp_path / "real.tsv"
     real.write_text("old")
