@@ -26,6 +26,7 @@ def _config(work):
     values = {name: ours[name] for name in same.split()}
     # Left to be found out in the first step, the kind of problem would have torch compile twice.
     values |= {"num_groups": ours["linear_groups"], "problem_type": "single_label_classification"}
+    values["head_ratio"] = int(values["head_ratio"])  # transformers takes no 2.0
     return transformers.ConvBertConfig(**values)
 
 
