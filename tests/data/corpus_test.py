@@ -263,17 +263,16 @@ if __name__ == "__main__":
 # What Linux has and macOS lacks: a call of one of these needs another way beside it.
 LINUX_ONLY = """
 copy_file_range eventfd fdatasync getrandom getresuid getxattr listxattr memfd_create pidfd_open
-pipe2 posix_fadvise posix_fallocate sched_getaffinity sched_getscheduler
-sched_setaffinity setxattr splice unshare
-"""
+pipe2 posix_fadvise posix_fallocate sched_getaffinity sched_getscheduler sched_setaffinity setxattr
+splice unshare"""
 
 
 def test_without_the_calls_of_linux_the_same_records_are_built(folder, monkeypatch):
     expected = build(folder)
     for name in LINUX_ONLY.split():
         monkeypatch.delattr(os, name, raising=False)
-    if hasattr(os, "process_cpu_count"):  # Python 3.13's; it is this where there is no affinity
-        monkeypatch.setattr(os, "process_cpu_count", os.cpu_count)
+    # Python 3.13's; it is this where there is no affinity.
+    monkeypatch.setattr(os, "process_cpu_count", os.cpu_count, raising=False)
     monkeypatch.setattr(files, "fcntl", None)
     assert corpus._useful_workers([], ["a set"]) == os.cpu_count()
     with files.only_one(folder / "elsewhere"):
