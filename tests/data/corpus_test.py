@@ -271,8 +271,7 @@ def test_without_the_calls_of_linux_the_same_records_are_built(folder, monkeypat
     expected = build(folder)
     for name in LINUX_ONLY.split():
         monkeypatch.delattr(os, name, raising=False)
-    # Python 3.13's; it is this where there is no affinity.
-    monkeypatch.setattr(os, "process_cpu_count", os.cpu_count, raising=False)
+    monkeypatch.setattr(os, "process_cpu_count", os.cpu_count, raising=False)  # so without affinity
     monkeypatch.setattr(files, "fcntl", None)
     assert corpus._useful_workers([], ["a set"]) == os.cpu_count()
     with files.only_one(folder / "elsewhere"):
