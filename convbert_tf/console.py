@@ -232,6 +232,13 @@ def counted(number, noun):
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def usable_cores():
+    """Cores that this process may use; where the system does not say (macOS), all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def duration(seconds):
     """`seconds` as people write it: '8 s', '3 min 20 s', '2 h 05 min', '4 d 3 h'."""
     seconds = int(round(seconds))

@@ -94,8 +94,13 @@ def _is(value, plain):
             return abs(value) <= _LARGEST
         return math.isfinite(value) and (plain is float or value.is_integer())
     if plain is str and isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
+        return is_unicode(value)
     return isinstance(value, plain)
+
+
+def is_unicode(text):
+    """Whether `text` has no half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refuse(where, key, expected, value):

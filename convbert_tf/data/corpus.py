@@ -23,7 +23,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import Progress, UserError, call, counted, reason
+from convbert_tf.console import Progress, UserError, call, counted, reason, usable_cores
 from convbert_tf.data import records, text_files, tfds_text
 from convbert_tf.data.segments import SEGMENT_RULES, segment_pairs
 from convbert_tf.data.shards import FORMAT, LOG, MANIFEST, undone_without_shards
@@ -293,16 +293,9 @@ def _warned(manifest):
 
 
 def _useful_workers(files, tfds):
-    cores = _usable_cores()
+    cores = usable_cores()
     size = sum(os.path.getsize(file) for file in files)
     return cores if tfds else max(1, min(cores, int(size / _BYTES_PER_WORKER)))
-
-
-def _usable_cores():
-    """Cores that this process may use; where the system does not say (macOS), all of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _earlier_shards(output_dir, settings, overwrite):

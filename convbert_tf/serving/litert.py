@@ -13,7 +13,7 @@ from typing import Required, TypedDict
 
 import numpy as np
 
-from convbert_tf.console import UserError, reason
+from convbert_tf.console import UserError, reason, usable_cores
 from convbert_tf.files import read_json, sha256
 from convbert_tf.serving import litert_decoding
 from convbert_tf.text.plain_tokenization import PlainTokenizer
@@ -175,7 +175,7 @@ class Compute:
                 "a LiteRT model needs its interpreter: pip install ai-edge-litert."
             ) from error
         worth = length * len(self._content) // _WORTH_A_THREAD
-        threads = self._num_threads or max(1, min(worth, 4, _num_processors()))
+        threads = self._num_threads or max(1, min(worth, 4, usable_cores()))
         try:
             interpreter = Interpreter(model_content=self._content, num_threads=threads)
             return interpreter.get_signature_runner(SIGNATURE)
@@ -184,13 +184,6 @@ class Compute:
                 f"this ai-edge-litert cannot run the model ({reason(error)}): install a newer one, "
                 "or export the model again."
             ) from error
-
-
-def _num_processors():
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Server:

@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from convbert_tf.console import UserError
 from convbert_tf.files import check_file, fetch, read_json, sha256, write_bytes
+from convbert_tf.schema import is_unicode
 from convbert_tf.text.vocabulary import (
     SPECIAL_TOKENS,
     VOCAB_FILE,
@@ -376,7 +377,7 @@ def _check_ids(path, pieces):
             fault = f"has the id {number}, which {piece_of[number]!r} has too"
         elif piece and piece.split() != [piece]:
             fault = "has white space, which no word holds"
-        elif any("\ud800" <= char <= "\udfff" for char in piece):
+        elif not is_unicode(piece):
             fault = "holds half a surrogate pair"
         else:
             continue

@@ -14,6 +14,7 @@ import tensorflow as tf
 from convbert_tf.console import Progress, UserError
 from convbert_tf.data import tables
 from convbert_tf.files import atomic_path
+from convbert_tf.schema import is_unicode
 from convbert_tf.tasks import answers, squad_data
 
 _CHUNK = 4096  # rows that are sorted by length together
@@ -24,18 +25,13 @@ def texts_of(table, columns):
     for number, row in table.rows:
         texts = [row.get(column) for column in columns]
         for column, text in zip(columns, texts, strict=True):
-            if not isinstance(text, str) or not _is_unicode(text):
+            if not isinstance(text, str) or not is_unicode(text):
                 what = f"{text!r} is no text" if column in row else f"there is {', '.join(row)}"
                 raise UserError(
                     f"{table.place(number)}: no text in the column {column!r} ({what}); say in "
                     "which it is by --columns."
                 )
         yield texts, row
-
-
-def _is_unicode(text):
-    """Whether `text` has no half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def in_batches(served, texts, batch_size=32, watch=None):
@@ -278,7 +274,7 @@ class TableWriter:
         self._write("\t".join(fields) + "\n")
 
     def _write(self, line):
-        if not _is_unicode(line):
+        if not is_unicode(line):
             raise UserError(f"{line!r:.80} has half a surrogate pair, which no file can hold.")
         self.file.write(line)
 
