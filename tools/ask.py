@@ -1,4 +1,4 @@
-"""Asks an exported model: texts to classify or to tag, or questions about contexts.
+"""Asks an exported model: texts, or questions about contexts.
 
     python tools/ask.py --saved_model=models/cola/1 --text="The cat sat on the mat."
     python tools/ask.py --saved_model=models/squad/1 --question="Who?" --context="It was Ada."
@@ -20,7 +20,9 @@ from convbert_tf.tasks import answers
 SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "A SavedModel directory, or a LiteRT one.", required=True
 )
-TEXT = flags.DEFINE_multi_string("text", None, "Text to classify or to tag; repeat for more.")
+TEXT = flags.DEFINE_multi_string(
+    "text", None, "Text, of which the model says what it was exported for; repeat for more."
+)
 TEXT_A = flags.DEFINE_multi_string("text_a", None, "First text of a pair.")
 TEXT_B = flags.DEFINE_multi_string("text_b", None, "Second text of a pair.")
 QUESTION = flags.DEFINE_multi_string("question", None, "Question.")
@@ -43,9 +45,9 @@ def main(_):
     outputs = {name: exact[name] for name in names}
     columns = [[_plain(value) for value in values] for values in outputs.values()]
     found = [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
-    if "num_words" in outputs:
+    if found and answers.listed(found[0]):
         for answer in found:
-            _say_tags(answer)
+            _say_lists(answer)
         return
     said = found if len(found) > 1 else found[0]
     console.say(json.dumps(said, ensure_ascii=False, indent=1))
@@ -84,9 +86,11 @@ def _check_inputs(given, wanted):
         raise console.UserError(f"this model takes {', '.join('--' + name for name in wanted)}.")
 
 
-def _say_tags(answer):
-    """The words of a tagged text, and the entities where there are any, a line each."""
-    for plural, rows in answers.tagged(answer).items():
+def _say_lists(answer):
+    """The words and entities of a tagged text, its tokens or its filled masks, a line each."""
+    if "filled" in answer:
+        console.say(answer["filled"])
+    for plural, rows in answers.listed(answer).items():
         lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in rows]
         console.say("\n".join([f"{plural}:", *lines]))
 

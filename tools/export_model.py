@@ -1,12 +1,16 @@
-r"""Exports a fine-tuned preset for serving: text in, answer out.
+r"""Exports a model for serving: text in, answer out.
 
     python tools/export_model.py --preset=runs/cola/preset --output_dir=models/cola/1
     python tools/export_model.py --preset=runs/cola/preset --output_dir=models/cola-litert \
         --format=litert --check_data=runs/cola
+    python tools/export_model.py --preset=runs/small/preset --output_dir=models/vectors/1 \
+        --serve=embedding
 
 A SavedModel runs in TensorFlow Serving and wherever TensorFlow and TF Text are; a LiteRT directory
 without TensorFlow, smaller and quicker on a processor. What no flag says is as the model was
-trained and scored.
+trained and scored. Of a fine-tuned preset its head is served; --serve=embedding, of any preset,
+gives a vector for each text; replaced_tokens and fill_mask, of the preset of a pre-training run,
+what its discriminator says of each token and what its generator puts for [MASK].
 """
 
 import dataclasses
@@ -16,7 +20,7 @@ from absl import flags
 
 from convbert_tf import config, console, files
 
-PRESET = flags.DEFINE_string("preset", None, "A fine-tuned preset directory.", required=True)
+PRESET = flags.DEFINE_string("preset", None, "A preset directory.", required=True)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the model goes.", required=True)
 FORMAT = flags.DEFINE_enum(
     "format", "saved_model", ["saved_model", "litert"], "What is written; see above."
@@ -49,6 +53,17 @@ PADDING = flags.DEFINE_enum(
 MAX_SEQ_LENGTH = flags.DEFINE_integer(
     "max_seq_length", None, "Longest input, or window of a context, in tokens.", lower_bound=8
 )
+SERVE = flags.DEFINE_enum(
+    "serve",
+    None,
+    ["embedding", "replaced_tokens", "fill_mask"],
+    "What is served of a model that has no fine-tuned head, or in its place.",
+)
+POOLING = flags.DEFINE_enum(
+    "pooling", None, ["mean", "first"], "Of an embedding: mean of the tokens (default), or [CLS]."
+)
+NORMALIZE = flags.DEFINE_bool("normalize", None, "Whether embeddings have length 1; false.")
+TOP_K = flags.DEFINE_integer("top_k", None, "Pieces that fill_mask gives for each mask; 5.")
 PAIR = flags.DEFINE_bool("pair", None, "Whether a classifier takes a pair of texts.")
 DOC_STRIDE = flags.DEFINE_integer("doc_stride", None, "Tokens between a context's windows.")
 MAX_QUERY_LENGTH = flags.DEFINE_integer("max_query_length", None, "Longest question, in tokens.")
@@ -70,6 +85,10 @@ def main(_):
         NULL_THRESHOLD,
         N_BEST_SIZE,
         PADDING,
+        SERVE,
+        POOLING,
+        NORMALIZE,
+        TOP_K,
     )
     options = {flag.name: flag.value for flag in given}
     _check_flags()

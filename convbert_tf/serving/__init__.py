@@ -7,7 +7,10 @@ import importlib
 
 _PUBLIC = {
     "ClassifierServer": "sentences",
+    "EmbedderServer": "pretrained",
+    "MaskFillerServer": "pretrained",
     "QuestionAnswererServer": "questions",
+    "ReplacedTokenServer": "pretrained",
     "TaggerServer": "tokens",
     "export": "saved_model",
     "export_litert": "litert_export",

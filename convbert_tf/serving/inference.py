@@ -1,4 +1,4 @@
-"""Models with their weights as constants of the graph, and named inputs of functions."""
+"""Models with their weights as constants of the graph: frozen, padded, computed in parts."""
 
 import numbers
 
@@ -13,6 +13,9 @@ IDS = {
     for name in ("input_ids", "input_mask", "segment_ids")
 }
 PADDINGS = ("longest", "full")
+# Tokens of windows that are computed at once, with padding: it bounds the memory of a call, and
+# more at once are not quicker on a processor.
+_TOKENS_AT_ONCE = 2048
 
 
 def freeze(model):
@@ -106,6 +109,44 @@ class Padding:
             return inputs
         more = tf.minimum(self.spare, self._max_seq_length - longest)
         return {name: tf.pad(values, [[0, 0], [0, more]]) for name, values in inputs.items()}
+
+
+def in_parts(compute, rows, length, specs):
+    """compute(rows) for some rows at a time, to bound the memory.
+
+    Args:
+        compute: a function of a dict of tensors [N, ...] that returns one, with any first axis.
+        rows: dict of tensors [N, ...].
+        length: tokens of the longest row: with it decides how many are computed at once.
+        specs: name -> TensorSpec of the results that are wanted, whose first axis alone may vary.
+
+    Returns:
+        name -> the results of the parts behind one another; empty ones of no rows.
+    """
+    number = tf.shape(next(iter(rows.values())))[0]
+    at_once = tf.maximum(_TOKENS_AT_ONCE // tf.maximum(tf.cast(length, tf.int32), 1), 1)
+    parts = (number + at_once - 1) // at_once
+
+    def step(i, arrays):
+        first = i * at_once
+        outputs = compute({name: x[first : first + at_once] for name, x in rows.items()})
+        return i + 1, {name: array.write(i, outputs[name]) for name, array in arrays.items()}
+
+    def many():
+        arrays = {
+            name: tf.TensorArray(spec.dtype, parts, infer_shape=False, element_shape=spec.shape)
+            for name, spec in specs.items()
+        }
+        goes_on = lambda i, _: i < parts  # noqa: E731
+        _, arrays = tf.while_loop(goes_on, step, (0, arrays), parallel_iterations=1)
+        return {name: array.concat() for name, array in arrays.items()}
+
+    def one():  # a loop of one step costs a short text some 6% of its time
+        outputs = compute(rows)
+        return {name: outputs[name] for name in specs}
+
+    found = tf.cond(parts == 1, one, many)
+    return {name: tf.ensure_shape(found[name], spec.shape) for name, spec in specs.items()}
 
 
 def check_counts(**counts):

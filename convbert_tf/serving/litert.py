@@ -64,10 +64,14 @@ class Settings(TypedDict, total=False):
     answerable: bool
     null_threshold: float | None
     entities: list[Entity | None] | None
+    hidden_size: int
+    pooling: str
+    normalize: bool
+    top_k: int
 
 
 def load(directory, num_threads=None):
-    """The model in `directory`: a Classifier, Tagger or QuestionAnswerer.
+    """The model in `directory`: a Classifier, Tagger, QuestionAnswerer, or one that is pre-trained.
 
     Args:
         directory: that tools/export_model.py --format=litert has written.
@@ -228,6 +232,12 @@ class _Server:
         more = [] if second is None else [*second, sep]
         return self._compute([cls, *first, sep, *more], len(first) + 2)
 
+    def _windows_of(self, ids):
+        """Yields (start, end, first, last): windows of `ids`, and for which of them they answer."""
+        settings = self.settings
+        room = settings["max_seq_length"] - 2
+        return litert_decoding.owned_windows(len(ids), room, settings["doc_stride"])
+
 
 def _as_bytes(text):
     if isinstance(text, bytes):
@@ -310,9 +320,8 @@ class Tagger(_Server):
 
     def _probabilities(self, ids):
         """Of the tags of each piece, [pieces, tags], from the window that answers for it."""
-        room, stride = self.settings["max_seq_length"] - 2, self.settings["doc_stride"]
         parts = [np.zeros([0, len(self.labels)], np.float32)]
-        for start, end, first, last in litert_decoding.owned_windows(len(ids), room, stride):
+        for start, end, first, last in self._windows_of(ids):
             logits = self._packed(ids[start:end])["logits"][0]
             # The first token is [CLS].
             parts.append(litert_decoding.softmax(logits[1 + first - start : 1 + last - start]))
@@ -342,10 +351,77 @@ class QuestionAnswerer(_Server):
             yield window, {**outputs, "offset": len(query) + 2}
 
 
+class Embedder(_Server):
+    """Texts -> a vector each.
+
+    Outputs: as serving.EmbedderServer.
+    """
+
+    def _answer(self, texts):
+        rows = self.tokenizer.tokenize(texts, self.settings["max_seq_length"] - 2)
+        vectors = [self._packed(ids)["embedding"][0] for ids in rows]
+        return {
+            "embedding": np.array(vectors, np.float32).reshape(-1, self.settings["hidden_size"])
+        }
+
+
+class Detector(_Server):
+    """Texts -> for each token, how probable it is that another one stood there.
+
+    Outputs: as serving.ReplacedTokenServer.
+    """
+
+    def _answer(self, texts):
+        found = []
+        for text, pieces in zip(texts, self.tokenizer.tokenize_with_offsets(texts), strict=True):
+            logits = [np.zeros([0], np.float32)]
+            for start, end, first, last in self._windows_of(pieces.ids):
+                of_window = self._packed(pieces.ids[start:end])["token_logits"][0]
+                logits.append(of_window[1 + first - start : 1 + last - start])
+            found.append(litert_decoding.detected(text, pieces, np.concatenate(logits)))
+        return litert_decoding.joined_tokens(found)
+
+
+class Filler(_Server):
+    """Texts with "[MASK]" in them -> the most probable pieces for each.
+
+    Outputs: as serving.MaskFillerServer.
+    """
+
+    def _answer(self, texts):
+        decode = litert_decoding.Fills(self.tokenizer.vocab, self.settings["top_k"])
+        found = []
+        for text in texts:
+            parts, ids = text.split(litert_decoding.MASK), []
+            for i, of_part in enumerate(self.tokenizer.tokenize(parts)):
+                ids += [self.tokenizer.mask_id] * (i > 0) + list(of_part)
+            found.append(decode(parts, self._logits(ids)))
+        return decode.joined(found)
+
+    def _logits(self, ids):
+        """Yields the logits of the vocabulary for each mask among `ids`."""
+        masks = [i for i, each in enumerate(ids) if each == self.tokenizer.mask_id]
+        for start, end, first, last in self._windows_of(ids):
+            there = [i for i in masks if start <= i < end]
+            if any(first <= i < last for i in there):
+                logits = self._packed(ids[start:end])["mask_logits"]
+                yield from (logits[k] for k, i in enumerate(there) if first <= i < last)
+
+
 # Kind -> the settings without which it does not answer.
 _NEEDED = {
     "classifier": ("num_classes",),
     "tagger": ("labels", "doc_stride"),
     "answerer": ("doc_stride", "max_query_length", "max_answer_length"),
+    "embedder": ("hidden_size",),
+    "detector": ("doc_stride",),
+    "filler": ("doc_stride", "top_k"),
 }
-_KINDS = {"classifier": Classifier, "tagger": Tagger, "answerer": QuestionAnswerer}
+_KINDS = {
+    "classifier": Classifier,
+    "tagger": Tagger,
+    "answerer": QuestionAnswerer,
+    "embedder": Embedder,
+    "detector": Detector,
+    "filler": Filler,
+}

@@ -109,7 +109,7 @@ class Check:
 
     def _expected(self):
         """The name of the output to compare, and length -> values of the model for the probe."""
-        expected, name = {}, "logits"
+        expected, name = {}, getattr(self.model, "output_name", "logits")
         for length in self._lengths(_PROBES):
             ids, first = self._probe(length)
             inputs = {
@@ -118,7 +118,7 @@ class Check:
                 "segment_ids": tf.constant([[0] * first + [1] * (length - first)], tf.int32),
             }
             outputs = self.model(self._padded(inputs), training=False)
-            name = _OF_ANSWERS if isinstance(outputs, dict) else "logits"
+            name = _OF_ANSWERS if isinstance(outputs, dict) else name
             values = outputs[name] if isinstance(outputs, dict) else outputs
             expected[length] = _comparable(values.numpy()[0], name, length)
         return name, expected
@@ -143,6 +143,8 @@ class Check:
         rng = np.random.default_rng(length)
         ids = rng.integers(0, tokenizer.vocab_size, length)
         ids[0], ids[length // 3], ids[-1] = tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id
+        ids[ids == tokenizer.mask_id] = tokenizer.sep_id
+        ids[2] = tokenizer.mask_id  # one, for those that fill masks
         return ids.tolist(), length // 3 + 1
 
     def _lengths(self, lengths):
@@ -192,7 +194,9 @@ class Check:
 
 def _comparable(values, name, length):
     """What of an output is compared: a classifier's logits, tags of `length` tokens, best start."""
-    return values[:1] if name == _OF_ANSWERS else values[:length] if values.ndim > 1 else values
+    if name == _OF_ANSWERS:
+        return values[:1]
+    return values[:length] if values.ndim > 1 or name == "token_logits" else values
 
 
 def _outputs(compute, serialized, name):

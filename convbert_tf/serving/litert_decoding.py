@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+MASK = b"[MASK]"
 _IMPOSSIBLE = np.float32(-1e9)  # score of what is no answer
 
 
@@ -48,7 +49,7 @@ class Window(NamedTuple):
 
 
 def windows(num_pieces, room, stride):
-    """Yields the Windows of at most `room` pieces every `stride`, as serving.windows.cut.
+    """Yields the Windows of at most `room` pieces every `stride`, as text.windows.cut.
 
     A text without pieces has one window without any.
     """
@@ -246,3 +247,71 @@ def _cut(text, starts, ends, name):
     """What stands in `text` at these bytes, readable as `name` and as it is as `name`_bytes."""
     parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
     return {name: list(map(readable, parts)), f"{name}_bytes": parts}
+
+
+# --- what is pre-trained ---
+
+
+def detected(text, pieces, logits):
+    """name -> list of the values of a text's tokens, whose `logits` [n] say they are replaced."""
+    return _cut(text, pieces.starts, pieces.ends, "token") | {
+        "token_start": pieces.starts,
+        "token_end": pieces.ends,
+        "replaced_probability": 1 / (1 + np.exp(-logits, dtype=np.float32)),
+    }
+
+
+def joined_tokens(found):
+    """The tokens of B texts, each as `detected` gives them, as arrays by the names of outputs."""
+    dtypes = {"token": object, "token_bytes": object, "token_start": np.int64}
+    dtypes |= {"token_end": np.int64, "replaced_probability": np.float32}
+    outputs = {
+        name: padded([each[name] for each in found], dtype) for name, dtype in dtypes.items()
+    }
+    return {"num_tokens": np.array([len(each["token"]) for each in found], np.int64)} | outputs
+
+
+class Fills:
+    """Chooses the `top_k` pieces of a vocabulary for masks; see serving.MaskFillerServer."""
+
+    def __init__(self, vocab, top_k):
+        self._pieces = [piece.encode("utf-8") for piece in vocab]
+        self._top_k = top_k
+
+    def __call__(self, parts, logits):
+        """(the text with its masks filled, pieces of each mask, their probabilities).
+
+        Args:
+            parts: what stands between the masks, bytes.
+            logits: of the vocabulary for each mask, arrays [V].
+        """
+        fills, probabilities = [], []
+        for row in logits:
+            near = np.sort(np.argpartition(-row, self._top_k - 1)[: self._top_k])
+            best = near[np.argsort(-row[near], kind="stable")]
+            powers = np.exp(row - row.max())
+            fills.append([self._pieces[i] for i in best])
+            probabilities.append(powers[best] / powers.sum())
+        filled = parts[0]
+        for part, (first, *_) in zip(parts[1:], fills, strict=True):
+            goes_on = first.startswith(b"##") and len(first) > 2
+            filled = filled.rstrip(b"\t\n\f\r ") + first[2:] if goes_on else filled + first
+            filled += part
+        return filled, fills, probabilities
+
+    def joined(self, found):
+        """What was found for B texts as arrays by the names of the outputs."""
+        most = max((len(fills) for _, fills, _ in found), default=0)
+        pieces = np.full([len(found), most, self._top_k], b"", object)
+        probabilities = np.zeros(pieces.shape, np.float32)
+        for i, (_, of_text, values) in enumerate(found):
+            if of_text:
+                pieces[i, : len(of_text)] = of_text
+                probabilities[i, : len(of_text)] = values
+        return {
+            "filled": np.array([readable(text) for text, _, _ in found], object),
+            "filled_bytes": np.array([text for text, _, _ in found], object),
+            "num_masks": np.array([len(fills) for _, fills, _ in found], np.int64),
+            "fills": pieces,
+            "fill_probability": probabilities,
+        }

@@ -16,6 +16,11 @@ from convbert_tf.files import sha256, undone_on_error, write_bytes, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.serving import litert, litert_check
 from convbert_tf.serving.inference import Padding, freeze, signature
+from convbert_tf.serving.pretrained import (
+    EmbedderServer,
+    MaskFillerServer,
+    ReplacedTokenServer,
+)
 from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.saved_model import make_server
 from convbert_tf.serving.tokens import TaggerServer
@@ -54,7 +59,9 @@ def export_litert(preset_dir, output_dir, precision="int8", padding=None, task=N
         raise UserError(f"{output_dir} is there already; name a new directory.")
     directory = presets.fetch(presets.preset_of(preset_dir))
     server = make_server(directory, **options)
-    model, spare = _model(formats.read(directory), padding or "longest", server.max_seq_length)
+    if task and options.get("serve"):
+        raise UserError("there are no scores to check of what was not fine-tuned.")
+    model, spare = _model(formats.read(directory), padding or "longest", server)
     settings = _settings(server) | {"spare": spare}
     check = litert_check.Check(model, server.tokenizer, settings, task)
     partial = f"{output_dir.rstrip('/')}.partial-{os.getpid()}"
@@ -88,14 +95,15 @@ def _choose(findings, precision):
 # --- the network ---
 
 
-def _model(stored, padding, max_seq_length):
-    """The model of a Stored one, and how many tokens of padding it needs behind an input.
+def _model(stored, padding, server):
+    """The network of `server`, and how many tokens of padding it needs behind an input.
 
     With padding="longest" its convolution does not see padding, so that an input gets what it gets
     alone, whatever it is padded to.
     """
-    model = presets.build(stored)
-    kept = Padding(padding, model, max_seq_length)
+    network = getattr(server, "network", lambda model: model)
+    model = network(presets.build(stored))
+    kept = Padding(padding, model, server.max_seq_length)
     if not kept.matters:
         return model, kept.spare
     say(
@@ -103,8 +111,9 @@ def _model(stored, padding, max_seq_length):
         "were alone, without any. --padding=full answers as the model is scored, and is slower"
     )
     config = copy.deepcopy(stored.config)
-    config["encoder"]["config"]["config"]["mask_convolution"] = True
-    return presets.build(dataclasses.replace(stored, config=config)), 0
+    of_encoder = config["encoder"]["config"] if "encoder" in config else config
+    of_encoder["config"]["mask_convolution"] = True
+    return network(presets.build(dataclasses.replace(stored, config=config))), 0
 
 
 def _convert(model, work_dir, precision):
@@ -115,7 +124,7 @@ def _convert(model, work_dir, precision):
         inputs = {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         outputs = compute(inputs)
         if not isinstance(outputs, dict):
-            return {"logits": outputs}
+            return {getattr(model, "output_name", "logits"): outputs}
         return {k: v for k, v in outputs.items() if k not in ("start_logits", "end_logits")}
 
     one = tf.TensorSpec([1, None], tf.int32)
@@ -159,8 +168,19 @@ def _settings(server):
         entities = _entities(server.labels) if server.scheme else None
         more = {"kind": "tagger", "labels": server.labels, "entities": entities}
         return settings | more | {"doc_stride": described["doc_stride"]}
+    if type(server) in _PRETRAINED:
+        kind, names = _PRETRAINED[type(server)]
+        return settings | {"kind": kind} | {name: described[name] for name in names}
     names = "labels num_classes pair multi_label min_score max_score"
     return settings | _attributes(server, names)
+
+
+# The kind of a LiteRT model, and what it needs to know of its server.
+_PRETRAINED = {
+    EmbedderServer: ("embedder", ("pooling", "normalize", "hidden_size")),
+    ReplacedTokenServer: ("detector", ("doc_stride",)),
+    MaskFillerServer: ("filler", ("doc_stride", "top_k")),
+}
 
 
 def _attributes(server, names):

@@ -6,8 +6,15 @@ import math
 import tensorflow as tf
 
 from convbert_tf.console import UserError
-from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import Padding, check_counts, of_ids, shared, signature
+from convbert_tf.serving.inference import (
+    Padding,
+    check_counts,
+    in_parts,
+    of_ids,
+    shared,
+    signature,
+)
+from convbert_tf.text import windows as windowing
 from convbert_tf.text.preprocessing import head, pack
 from convbert_tf.text.strings import cut, num_characters, readable
 
@@ -160,7 +167,7 @@ class QuestionAnswererServer(tf.Module):
             return best
 
         shape = tf.shape(inputs["input_ids"])
-        found = windowing.in_parts(best_of, inputs, shape[1], self._specs([None]))
+        found = in_parts(best_of, inputs, shape[1], self._specs([None]))
         places = {"start_token": found["start"], "end_token": found["end"]}
         return places | {"score": found["score"]} | self._no_answer(found, tf.range(shape[0]))
 
@@ -186,7 +193,7 @@ class QuestionAnswererServer(tf.Module):
 
         longest = tf.reduce_max(read.windows["offset"] + read.windows["length"] + 1)
         longest += self.padding.spare
-        return windowing.in_parts(of_part, read.windows, longest, self._specs(shape))
+        return in_parts(of_part, read.windows, longest, self._specs(shape))
 
     def _specs(self, shape):
         specs = {name: tf.TensorSpec(shape, dtype) for name, dtype in _SPAN.items()}

@@ -17,6 +17,7 @@ from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
 from convbert_tf.serving import model_server
+from convbert_tf.serving.pretrained import SERVERS
 from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.sentences import ClassifierServer
 from convbert_tf.serving.tokens import TaggerServer
@@ -28,18 +29,19 @@ SIGNATURE_FILE = "signature.json"
 
 
 def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **options):
-    """Writes the SavedModel of a fine-tuned preset to `output_dir`, and what servers read there.
+    """Writes the SavedModel of a preset to `output_dir`, and what servers read there.
 
     What is not given is as the model was trained and scored, if the preset tells it.
 
     Args:
         preset_dir: a preset of a TextClassifier, TokenClassifier or QuestionAnswerer with its
-            vocabulary, or what else presets.load takes.
+            vocabulary, or what else presets.load takes; of any class with the option `serve`.
         output_dir: for TensorFlow Serving, a number below the model's name: models/sst2/1.
         max_seq_length: longest input in tokens; without a word on it the model's positions.
         precision: that the encoder computes with: "float32" or "bfloat16".
         **options: of ClassifierServer, TaggerServer or QuestionAnswererServer; None is as not
-            given.
+            given. Or serve="embedding", "replaced_tokens" or "fill_mask", and those of
+            EmbedderServer, ReplacedTokenServer or MaskFillerServer.
 
     Raises:
         UserError: the preset has no head to serve, `output_dir` is there already or cannot be
@@ -80,31 +82,51 @@ def _precision(precision):
         keras.config.set_dtype_policy(before)
 
 
-def make_server(preset_dir, **given):
-    """The ClassifierServer, TaggerServer or QuestionAnswererServer of a fine-tuned preset.
+def make_server(preset_dir, serve=None, **given):
+    """The server of a preset: that of its head, or of what it was pre-trained for.
 
     Args and errors as for `export`.
     """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
+    kind = _kind(model, serve, preset_dir)
+    vocabulary = presets.vocabulary(directory)
+    presets.check_vocabulary(vocabulary.path, model)
+    known = inspect.signature(kind.__init__).parameters.keys()
+    config = getattr(model, "encoder", model).config
+    options = {"max_seq_length": config.max_position_embeddings}
+    options |= _trained_with(presets.serving(directory), kind, serve)
+    options |= {name: value for name, value in given.items() if value is not None}
+    check_length(options["max_seq_length"], config)
+    if foreign := options.keys() - known:
+        what = f"serve={serve}" if serve else f"a {type(model).__name__}"
+        raise UserError(f"{', '.join(sorted(foreign))}: no option of {what}.")
+    return kind(model, WordPieceTokenizer(*vocabulary), **options)
+
+
+def _kind(model, serve, preset_dir):
+    """The class of the server."""
+    if serve is not None:
+        if serve not in SERVERS:
+            raise UserError(f"serve must be one of {', '.join(SERVERS)}; got {serve!r:.60}.")
+        return SERVERS[serve]
     kind = next((server for head, server in _SERVERS.items() if isinstance(model, head)), None)
     if kind is None:
         raise UserError(
             f"{preset_dir} holds a {type(model).__name__}; only a fine-tuned classifier of texts "
-            "or of words, or a question answerer can be served."
+            "or of words, or a question answerer can be served as it is. Of others say what to "
+            f"serve: --serve={', --serve='.join(SERVERS)}."
         )
-    vocabulary = presets.vocabulary(directory)
-    presets.check_vocabulary(vocabulary.path, model)
-    options = {"max_seq_length": model.encoder.config.max_position_embeddings}
-    options |= presets.serving(directory)
+    return kind
+
+
+def _trained_with(options, kind, serve):
+    """Of the options that a model was trained with, those of its server."""
+    if serve:  # those of a fine-tuned head are not for its encoder
+        return {name: options[name] for name in ("max_seq_length",) if name in options}
     if kind is TaggerServer and not options.get("pair"):  # as a TextPreprocessor tells it
         options.pop("pair", None)
-    options |= {name: value for name, value in given.items() if value is not None}
-    check_length(options["max_seq_length"], model.encoder.config)
-    foreign = options.keys() - inspect.signature(kind.__init__).parameters.keys()
-    if foreign:
-        raise UserError(f"{', '.join(sorted(foreign))}: no option of a {type(model).__name__}.")
-    return kind(model, WordPieceTokenizer(*vocabulary), **options)
+    return options
 
 
 _SERVERS = {

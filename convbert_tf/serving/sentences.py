@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import Padding, of_ids, shared, signature
+from convbert_tf.serving.inference import Padding, in_parts, of_ids, shared, signature
 from convbert_tf.text.preprocessing import TextPreprocessor
 
 
@@ -101,7 +100,7 @@ class ClassifierServer(tf.Module):
 
         specs = {"logits": tf.TensorSpec([None, self.num_classes], tf.float32)}
         length = tf.shape(inputs["input_ids"])[1] + self.padding.spare
-        return windowing.in_parts(compute, inputs, length, specs)["logits"]
+        return in_parts(compute, inputs, length, specs)["logits"]
 
     def _outputs(self, logits):
         if self.num_classes == 1:

@@ -2,15 +2,80 @@
 
 import tensorflow as tf
 
-from convbert_tf.serving import windows as windowing
-from convbert_tf.serving.inference import Padding, check_counts, of_ids, shared, signature
+from convbert_tf.serving.inference import (
+    Padding,
+    check_counts,
+    in_parts,
+    of_ids,
+    shared,
+    signature,
+)
 from convbert_tf.tasks import tokens
+from convbert_tf.text import windows as windowing
 from convbert_tf.text.preprocessing import pack
 from convbert_tf.text.strings import cut, readable
 
 # Most places for words (texts of a request x words of its longest text), which bounds its memory.
-_MOST_PLACES = 2**22
+MOST_PLACES = 2**22
+_NUMBERS = {"word": "num_words", "entity": "num_entities", "token": "num_tokens"}
 _BEST = {"label": tf.TensorSpec([None], tf.int64), "score": tf.TensorSpec([None], tf.float32)}
+
+
+class PieceReader:
+    """Computes what belongs to each piece of texts of any length, in overlapping windows.
+
+    Of the windows that a piece is in, the one that shows most around it answers for it, as in
+    tokens.make_windows.
+
+    Args:
+        tokenizer: WordPieceTokenizer.
+        padding: inference.Padding.
+        max_seq_length: of a window.
+        doc_stride: pieces between the starts of two windows; None for half a window.
+
+    Attributes:
+        stride: `doc_stride`, or what stands for it.
+    """
+
+    def __init__(self, tokenizer, padding, max_seq_length, doc_stride=None):
+        self._tokenizer, self._padding = tokenizer, padding
+        self._room = max_seq_length - 2
+        stride = max(1, self._room // 2) if doc_stride is None else doc_stride
+        check_counts(doc_stride=stride)
+        self.stride = min(stride, self._room)
+
+    def __call__(self, pieces, compute, specs):
+        """What `compute` gives for the pieces of all texts, in their order.
+
+        Args:
+            pieces: ragged ids [B, None].
+            compute: a function of a model's inputs [W, T] and of which of their tokens these
+                windows answer for, bool [W, T]; gives a dict of values of some of these, flat.
+            specs: name -> TensorSpec of the values that are wanted.
+        """
+        room = tf.fill([pieces.nrows()], tf.constant(self._room, tf.int64))
+        windows = windowing.cut(pieces.row_lengths(), room, self.stride)
+
+        def of_part(part):
+            inputs = self._padding(pack(self._tokenizer, windowing.gather(pieces, part)))
+            return compute(inputs, self._own(pieces, part, tf.shape(inputs["input_ids"])[1]))
+
+        longest = tf.reduce_max(windows["length"]) + 2 + self._padding.spare
+        return in_parts(of_part, windows, longest, specs)
+
+    def _own(self, pieces, windows, num_tokens):
+        """Which tokens of the windows, bool [W, T], are pieces that no other window answers for.
+
+        Where two windows overlap, the earlier one has the first half.
+        """
+        start, last = windows["start"], windows["start"] + windows["length"]
+        half = (self._room - self.stride + 1) // 2
+        first = tf.where(windows["number"] > 0, start + half, 0)
+        is_last = last == tf.gather(pieces.row_lengths(), windows["example"])
+        last = tf.where(is_last, last, start + self.stride + half)
+        # The first token is [CLS].
+        piece = start[:, None] + tf.range(-1, tf.cast(num_tokens, tf.int64) - 1)
+        return (piece >= first[:, None]) & (piece < last[:, None])
 
 
 class TaggerServer(tf.Module):
@@ -51,13 +116,10 @@ class TaggerServer(tf.Module):
 
     def __init__(self, model, tokenizer, max_seq_length, doc_stride=None, padding="longest"):
         super().__init__()
-        self._room = max_seq_length - 2
-        self._stride = max(1, self._room // 2) if doc_stride is None else doc_stride
-        check_counts(doc_stride=self._stride)
-        self._stride = min(self._stride, self._room)
         self._compute, self.tokenizer = shared(model), tokenizer
         self.max_seq_length = max_seq_length
         self.padding = Padding(padding, model, max_seq_length)
+        self._of_pieces = PieceReader(tokenizer, self.padding, max_seq_length, doc_stride)
         self.labels = model.labels or [str(i) for i in range(model.num_classes)]
         self.scheme = tokens.scheme(self.labels)
         self._labels = tf.constant(self.labels)
@@ -82,9 +144,9 @@ class TaggerServer(tf.Module):
             "tag": tf.gather(self._labels, labels),
             "tag_score": tf.boolean_mask(scores, begins),
         }
-        results = _padded(text, rows, words, "word")
+        results = padded(text, rows, words, "word")
         if self.scheme:
-            results |= _padded(text, *self._entities(rows, labels, words), "entity")
+            results |= padded(text, *self._entities(rows, labels, words), "entity")
         return results
 
     def _serve_ids(self, inputs):
@@ -93,7 +155,7 @@ class TaggerServer(tf.Module):
         def flat(part):  # rows of any length can be empty together, but not of unknown width
             return {name: tf.reshape(x, [-1]) for name, x in self._best(part).items()}
 
-        found = windowing.in_parts(flat, inputs, shape[1], _BEST)
+        found = in_parts(flat, inputs, shape[1], _BEST)
         is_token = inputs["input_mask"] > 0
         labels, scores = (tf.reshape(found[name], shape) for name in _BEST)
         tags = tf.where(is_token, tf.gather(self._labels, labels), "")
@@ -108,31 +170,12 @@ class TaggerServer(tf.Module):
 
     def _label(self, pieces):
         """The best label of each piece and its probability, flat [pieces]."""
-        room = tf.fill([pieces.nrows()], tf.constant(self._room, tf.int64))
-        windows = windowing.cut(pieces.row_lengths(), room, self._stride)
 
-        def of_part(part):
-            inputs = self.padding(pack(self.tokenizer, windowing.gather(pieces, part)))
-            is_own = self._own(pieces, part, tf.shape(inputs["input_ids"])[1])
+        def of_own(inputs, is_own):
             return {name: tf.boolean_mask(x, is_own) for name, x in self._best(inputs).items()}
 
-        longest = tf.reduce_max(windows["length"]) + 2 + self.padding.spare
-        found = windowing.in_parts(of_part, windows, longest, _BEST)
+        found = self._of_pieces(pieces, of_own, _BEST)
         return found["label"], found["score"]
-
-    def _own(self, pieces, windows, num_tokens):
-        """Which tokens of the windows, bool [W, T], are pieces that no other window answers for.
-
-        Where two windows overlap, the earlier one has the first half, as in tokens.make_windows.
-        """
-        start, last = windows["start"], windows["start"] + windows["length"]
-        half = (self._room - self._stride + 1) // 2
-        first = tf.where(windows["number"] > 0, start + half, 0)
-        is_last = last == tf.gather(pieces.row_lengths(), windows["example"])
-        last = tf.where(is_last, last, start + self._stride + half)
-        # The first token is [CLS].
-        piece = start[:, None] + tf.range(-1, tf.cast(num_tokens, tf.int64) - 1)
-        return (piece >= first[:, None]) & (piece < last[:, None])
 
     def _entities(self, rows, labels, words):
         """The entities' rows, and what is given out of them; limits are as in `tokens.metrics`."""
@@ -163,27 +206,38 @@ class TaggerServer(tf.Module):
             "labels": self.labels,
             "scheme": self.scheme,
             "max_seq_length": self.max_seq_length,
-            "doc_stride": self._stride,
+            "doc_stride": self._of_pieces.stride,
             "padding": self.padding.kind,
         }
 
 
-def _padded(text, rows, values, name):
-    """`values` (name -> flat [n]) of the texts `rows` [n], padded to [B, most of a text].
+def padded(text, rows, values, name):
+    """`values` (name -> flat [n, ...]) of the texts `rows` [n], padded to [B, most of a text, ...].
 
     With them the strings that they stand for in the texts, `name`, and their numbers.
     """
     pieces = cut(text, rows, values[f"{name}_start"], values[f"{name}_end"])
     values = {name: readable(pieces), f"{name}_bytes": pieces, **values}
-    nrows = tf.size(text, tf.int64)
+    return rectangular(rows, values, tf.size(text, tf.int64), _NUMBERS[name])
+
+
+def rectangular(rows, values, nrows, counts, places=1):
+    """`values` (name -> flat [n, ...]) of the texts `rows` [n], padded to [B, most of a text, ...].
+
+    Args:
+        rows, values: see above.
+        nrows: B.
+        counts: name of the output that has their numbers.
+        places: how many values one of them is at most.
+    """
     ragged = {
         key: tf.RaggedTensor.from_value_rowids(flat, rows, nrows) for key, flat in values.items()
     }
-    plural = {"word": "num_words", "entity": "num_entities"}[name]
-    lengths = ragged[name].row_lengths()
+    lengths = next(iter(ragged.values())).row_lengths()
     most = tf.reduce_max(tf.concat([[0], lengths], axis=0))
-    message = f"too many texts beside one of so many words: send it alone ({_MOST_PLACES} places)"
+    limit = MOST_PLACES // places
+    message = f"too many texts beside one of so many words: send it alone ({limit} places)"
     with tf.control_dependencies(
-        [tf.debugging.assert_less_equal(nrows * most, tf.constant(_MOST_PLACES, tf.int64), message)]
+        [tf.debugging.assert_less_equal(nrows * most, tf.constant(limit, tf.int64), message)]
     ):
-        return {plural: tf.identity(lengths)} | {k: x.to_tensor() for k, x in ragged.items()}
+        return {counts: tf.identity(lengths)} | {k: x.to_tensor() for k, x in ragged.items()}

@@ -83,9 +83,16 @@ def label(served, table, batch_size=32, watch=None):
 
 def _prediction(values, labels):
     """The outputs for a text as JSON holds them."""
-    if "num_words" in values:
-        return answers.tagged(values, lambda value: _plain(value, None))
+    if "embedding" in values:
+        return {"embedding": [float(f"{value:.6g}") for value in values["embedding"]]}
+    if lists := answers.listed(values, _plain_items):
+        filled = {"filled": _plain(values["filled"], None)} if "filled" in values else {}
+        return filled | lists
     return {name: _plain(value, labels) for name, value in values.items()}
+
+
+def _plain_items(value):
+    return [_plain(each, None) for each in value] if np.ndim(value) else _plain(value, None)
 
 
 def _plain(value, labels):

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from convbert_tf.serving import litert_decoding as decoding
-from convbert_tf.serving import windows as windowing
 from convbert_tf.tasks.squad import window_spans
 from convbert_tf.tasks.tokens import _owned
+from convbert_tf.text import windows as windowing
 from convbert_tf.text.plain_tokenization import Pieces
 
 

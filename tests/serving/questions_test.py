@@ -12,8 +12,9 @@ from convbert_tf.console import UserError
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer
-from convbert_tf.serving import windows
+from convbert_tf.serving import inference
 from convbert_tf.tasks import squad
+from convbert_tf.text import windows
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from tests.serving.saved_model_test import MODEL, QUESTIONS, VOCAB, WINDOWS
 
@@ -40,7 +41,7 @@ def test_any_number_of_windows_gives_the_same_answers(folder, tokenizer, monkeyp
     questions, contexts = (tf.constant(texts) for texts in zip(*QUESTIONS, strict=True))
     found = []
     for at_once in (1, 100, 100_000):
-        monkeypatch.setattr(windows, "_TOKENS_AT_ONCE", at_once)
+        monkeypatch.setattr(inference, "_TOKENS_AT_ONCE", at_once)
         server = serving.QuestionAnswererServer(model, tokenizer, **WINDOWS)
         found.append(server.serve(question=questions, context=contexts))
     for other in found[1:]:
