@@ -383,11 +383,11 @@ def test_batching_parameters_have_the_fields_of_a_server(folder):
 # TF Text 2.12.1, which it links, have loaded these models and answered alike. A new one must be
 # looked up there before it is added: RoundRobinTrim, for one, is in TF Text from 2.13 on.
 OPERATORS = {
-    "the model": """AddV2 BatchMatMulV2 BiasAdd DepthwiseConv2dNative Erf LogSoftmax MatMul Mean
-        Mul RealDiv Rsqrt Sigmoid Softmax Sqrt Square Sub TopKV2 Transpose Exp""",
+    "the model": """Add AddV2 BatchMatMulV2 BiasAdd DepthwiseConv2dNative Erf LogSoftmax MatMul
+        Mean Mul Neg RealDiv Rsqrt Sigmoid Softmax Sqrt Square Sub TopKV2 Transpose Exp""",
     "TF Text": "FastBertNormalize FastWordpieceTokenizeWithOffsets",
-    "strings": """StaticRegexFullMatch StaticRegexReplace StringJoin StringLength StringSplit StringSplitV2
-        Substr UnicodeDecodeWithOffsets UnicodeTranscode UnsortedSegmentJoin""",
+    "strings": """StaticRegexFullMatch StaticRegexReplace StringJoin StringLength StringSplit
+        StringSplitV2 Substr UnicodeDecodeWithOffsets UnicodeTranscode UnsortedSegmentJoin""",
     "ragged rows": "RaggedGather RaggedRange RaggedTensorToTensor DenseBincount LowerBound",
     "tf.Example": "ParseExampleV2",
     "windows, words and answers": """All Any ArgMax Cumsum GatherNd GatherV2 Max Maximum Minimum
