@@ -62,7 +62,7 @@ def test_each_exact_pin_of_an_extra_lies_in_the_extra_s_range(project):
     extras = project["optional-dependencies"]
     dev = by_name(extras["dev"])
     own = dev.pop("convbert-tf")
-    assert own.extras == {"beam", "huggingface", "jax", "litert", "plot", "serving"}
+    assert own.extras == {"beam", "demo", "huggingface", "jax", "litert", "plot", "serving"}
     ranges = by_name(line for extra in own.extras for line in extras[extra])
     for name, pin in (dev | by_name(extras["peers"])).items():
         version = pinned_version(pin)

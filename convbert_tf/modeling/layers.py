@@ -140,8 +140,14 @@ class SpanDynamicConvolution(_TakesMask):
         """As `call`, with values [B, N, T, D] by head; returns [B, N, T, D]."""
         if mask is not None:
             mask = ops.cast(mask, values.dtype)
-            inputs, values = inputs * mask[:, :, None], values * mask[:, None, :, None]
-        return convolve_heads(self._kernels(self._span_key(inputs) * query), values)
+            values = values * mask[:, None, :, None]
+        return convolve_heads(self.kernels(inputs, query, mask), values)
+
+    def kernels(self, inputs, query, mask=None):
+        """The kernel of each token and head [B, N, T, K]; arguments as of `call`."""
+        if mask is not None:
+            inputs = inputs * ops.cast(mask, inputs.dtype)[:, :, None]
+        return self._kernels(self._span_key(inputs) * query)
 
     def _span_key(self, inputs):
         # As a 2-D convolution with one column: the layout every backend is quick at.
@@ -279,6 +285,16 @@ class MixedAttention(_TakesMask):
             outputs = ops.concatenate([outputs, convolved], axis=1)  # [B, 2N, T, D]
         outputs = merge_heads(outputs)
         return (outputs, probabilities) if return_attention_scores else outputs
+
+    def kernels(self, hidden_states, mask=None):
+        """The convolution's kernels [B, N, T, K], each of weights that add up to 1.
+
+        Weight j of token t is that of token t + j - (K-1)/2. Arguments as of `call`.
+        """
+        width = self.num_heads * self.size_per_head
+        query = cut(self.projection(hidden_states), (2, 0, width))
+        masked = mask if self.mask_convolution else None
+        return self.convolution.kernels(hidden_states, query, masked)
 
     def _attend(self, query, key, value, mask, training):
         scale = 1 / math.sqrt(self.size_per_head)

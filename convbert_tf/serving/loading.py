@@ -50,7 +50,7 @@ def load(source, **options):
     Args:
         source: a SavedModel of `export`, a LiteRT directory of `export_litert`, a fine-tuned
             preset, the run that has made one, or "hf://owner/name".
-        **options: as for `export`, of a preset alone; None is as not given.
+        **options: as for `export`, also `serve`, of a preset alone; None is as not given.
 
     Raises:
         UserError: there is no such model; it has no head to serve; an option does not fit it.
@@ -77,6 +77,11 @@ def _without_bytes(serve):
         return {name: x for name, x in outputs.items() if not name.endswith("_bytes")}
 
     return call
+
+
+def is_exported(source):
+    """Whether `source` is a directory of an exported model."""
+    return bool(_exported_kind(source))
 
 
 def _exported_kind(source):
