@@ -5,7 +5,7 @@ r"""Opens a page in the browser to try models: ask, classify, tag, fill masks, l
 Each --model is a tab: a preset or a run, also of pre-training, a SavedModel, a LiteRT directory, or
 hf://owner/name. Of presets and runs there are pictures too, of the attention and of the
 convolution's kernels for a text. The page is for this machine alone unless --host says otherwise.
-Needs Gradio and matplotlib: pip install -e '.[demo]'
+Needs Gradio and matplotlib: pip install -e '.[demo,plot]'
 """
 
 import os
@@ -48,7 +48,7 @@ def import_gradio():
     try:
         import gradio
     except ImportError as error:
-        raise console.UserError("the page needs Gradio: pip install -e '.[demo]'.") from error
+        raise console.UserError("the page needs Gradio: pip install -e '.[demo,plot]'.") from error
     return gradio
 
 
