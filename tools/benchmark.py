@@ -18,12 +18,18 @@ Sections:
     questions answers to --questions of SQuAD's file --squad, evenly spread over it, the models
               loaded: --vocab_file. The peers are Hugging Face's example of question answering
               (run_qa: batches of 8, windows of 384 tokens) and the pipeline of transformers 4
+    serve     the texts of --texts classified (a table with a column "sentence" or "text", or a text
+              a line) and --questions of --squad answered, under --loads: one at a time (one), in
+              batches of 8 and 32 (b8, b32), by 8 clients at once (c8); each text once, in --rounds
+              parts. Ours are the exports; beside them Hugging Face's pipelines, ONNX Runtime and
+              OpenVINO: --vocab_file
     curve     forward time and memory over length and over batch, also with full attention; of the
               first of --sizes; --plot draws it
 
 What is not installed is left out and shown so. The peers of this machine's tables:
 
-    .venv/bin/pip install torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 matplotlib
+    .venv/bin/pip install torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 matplotlib \
+        onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
     python3.11 -m venv peers && peers/bin/pip install tensorflow==2.20.0 tf-keras==2.20.1 \
         torch==2.13.0 transformers==4.57.6
     .venv/bin/python tools/benchmark.py --peers_python=peers/bin/python
@@ -72,13 +78,15 @@ flags.DEFINE_string("text", "", "Text file (.txt, .jsonl, also .gz, .xz), for se
 flags.DEFINE_float("megabytes", DEFAULTS.megabytes, "Of --text that are read.")
 flags.DEFINE_string("squad", "", "SQuAD's JSON, say dev-v1.1.json, for section questions.")
 flags.DEFINE_integer("questions", DEFAULTS.questions, "Of --squad.", lower_bound=1)
-flags.DEFINE_string("vocab_file", "", "Vocabulary, for sections epoch, records and questions.")
+flags.DEFINE_string("texts", "", "File of texts, say SST-2's dev.tsv, for section serve.")
+flags.DEFINE_list("loads", list(DEFAULTS.loads), "Of section serve.")
+flags.DEFINE_string("vocab_file", "", "Vocabulary, for sections epoch, records, questions, serve.")
 flags.DEFINE_string("json", None, "File for all figures.")
 flags.DEFINE_string("plot", None, "File for the plot of section curve, .svg or .png.")
 
-_LISTS = ("sections", "sizes", "peers", "peers_python")
+_LISTS = ("sections", "sizes", "peers", "peers_python", "loads")
 _PLAIN = ("rounds", "epoch_rounds", "seconds", "threads", "backend", "cola_dir", "text")
-_PLAIN += ("megabytes", "vocab_file", "squad", "questions")
+_PLAIN += ("megabytes", "vocab_file", "squad", "questions", "texts")
 
 
 def main(_):

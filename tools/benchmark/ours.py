@@ -346,6 +346,28 @@ def make_answerer(work):
     return Ready(lambda n: None, encoder.count_params())
 
 
+def make_served(work):
+    """Writes a model of `task` in Hugging Face's format to `model`, and its exports to `folder`."""
+    _set_up(work)
+    from convbert_tf import conversion, serving
+
+    encoder = ConvBertEncoder(ModelConfig.from_dict(work["config"]))
+    if work["task"] == "questions":
+        model = QuestionAnswerer(encoder, joint=False, mask_logits=False)
+        options = {"doc_stride": work["doc_stride"]}
+    else:
+        model, options = TextClassifier(encoder, num_classes=2, hidden_layer=True), {}
+    options["max_seq_length"] = work["length"]
+    with tempfile.TemporaryDirectory() as preset:
+        model.save_to_preset(preset, work["vocab_file"])
+        conversion.convert(preset, work["model"], "huggingface")
+        serving.export(preset, os.path.join(work["folder"], "saved_model"), **options)
+        for precision in ("float32", "int8"):
+            path = os.path.join(work["folder"], f"litert-{precision}")
+            serving.export_litert(preset, path, precision, **options)
+    return Ready(lambda n: None, encoder.count_params())
+
+
 def questions(work):
     """From questions and contexts to n-best lists, by workflows/answering.py."""
     _set_up(work)
@@ -370,6 +392,7 @@ if __name__ == "__main__":
             "epoch": finetuning_epoch,
             "records": records,
             "make_answerer": make_answerer,
+            "make_served": make_served,
             "questions": questions,
         }
     )

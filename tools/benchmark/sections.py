@@ -4,6 +4,7 @@ A section is a list of `Group`s: variants that do the same work and are measured
 are stands in workers.py.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -13,13 +14,15 @@ import tempfile
 
 from convbert_tf.config import PretrainingConfig
 from convbert_tf.console import Progress, UserError, say
-from convbert_tf.data import text_files
+from convbert_tf.data import tables, text_files
 from convbert_tf.files import read_json, write_json
 from convbert_tf.modeling import flops
-from tools.benchmark.tables import compare, plot, table
+from tools.benchmark.loads import SHOWN
+from tools.benchmark.tables import compare, of_answers, plot, table
 from tools.benchmark.variants import (
     SIZES,
     THEIR_QUESTIONS,
+    THEIR_SERVERS,
     THEIRS,
     Group,
     Options,
@@ -30,6 +33,7 @@ from tools.benchmark.variants import (
     parse_shape,
     peers_of,
     rulers_of,
+    servers_of,
 )
 from tools.benchmark.workers import (
     MIN_ROUNDS,
@@ -184,6 +188,58 @@ def _make_answerer(options, work):
     Worker(sys.executable, maker.module, work | base, maker.environment, maker.without).close()
 
 
+def serve_groups(options):
+    """Texts classified and questions answered, by the same random weights on all sides."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {"sentences": _rows_of_texts(options.texts), "questions": _rows_of_squad(options)}
+        for size, task in itertools.product(options.sizes, rows):
+            place, length = os.path.join(folder, size, task), 384 if task == "questions" else 128
+            os.makedirs(place)
+            path = os.path.join(place, "rows.json")
+            write_json(path, rows[task])
+            work = _work(_config(size, length), (8, length)) | {"task": task, "doc_stride": 128}
+            work |= {"model": os.path.join(place, "huggingface"), "folder": place, "rows": path}
+            work |= {"vocab_file": options.vocab_file, "parts": options.rounds}
+            work["inputs"] = ["question", "context"] if task == "questions" else ["text"]
+            _have_made(options, of_ours(options, "", "make_served"), work)
+            _have_made(options, NETWORKS, work)
+            for load in options.loads:
+                labels = {"size": size, "text": f"{len(rows[task]):,} {task}", "load": SHOWN[load]}
+                variants = tuple(servers_of(options, task, place))
+                forever = float("inf")
+                loaded = work | {"load": load}
+                yield Group("serve", labels, loaded, variants, options.rounds, seconds=forever)
+
+
+def _rows_of_texts(path):
+    """The texts of a table, in its column `sentence` or `text`, or of a text file: rows of one."""
+    names = ("sentence", "text")
+    form = tables.format_of(path) or "text"
+    rows = [row for _, row in tables.stream(path, form).rows]
+    name = next((name for name in names if rows and name in rows[0]), None)
+    if name is None:
+        raise UserError(f"--texts={path} has no column {' or '.join(names)}.")
+    return [[row[name]] for row in rows]
+
+
+def _rows_of_squad(options):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "questions.json")
+        _copy_questions(options.squad, path, options.questions)
+        paragraphs = read_json(path, "questions", dict)["data"][0]["paragraphs"]
+    return [[qa["question"], each["context"]] for each in paragraphs for qa in each["qas"]]
+
+
+def _have_made(options, maker, work):
+    """Has a process make what variants load; where it is not installed, they will say so."""
+    lab = Laboratory(options)
+    with contextlib.suppress(WorkerError):
+        lab.start(maker, work).close()
+
+
+NETWORKS = Variant("", THEIR_SERVERS, "make_networks", ("torch", "onnxruntime", "openvino"))
+
+
 def _answering_peers(options):
     """Hugging Face's example of question answering, and its pipeline of before version 5."""
 
@@ -232,6 +288,7 @@ GROUPS = {
     "epoch": epoch_groups,
     "records": records_groups,
     "questions": questions_groups,
+    "serve": serve_groups,
     "curve": curve_groups,
 }
 
@@ -264,7 +321,10 @@ def measure(group, lab):
             else:
                 rows[name]["note"] = worker
         times, failed = interleave(
-            rulers | workers, group.rounds, lab.options.seconds, progress.update
+            rulers | workers,
+            group.rounds,
+            lab.options.seconds if group.seconds is None else group.seconds,
+            progress.update,
         )
         for name, worker in workers.items():
             _note_results(rows[name], worker, times[name], failed.get(name))
@@ -286,7 +346,11 @@ def _note_results(row, worker, seconds, failure):
         return
     row |= {"parameters": worker.parameters, "set_up_seconds": worker.set_up_seconds}
     row["windows"] = worker.windows
-    row |= {"seconds": seconds, "median": statistics.median(seconds), "spread": spread(seconds)}
+    if worker.details:
+        row |= of_answers(seconds, **worker.details)
+    else:
+        row |= {"median": statistics.median(seconds), "spread": spread(seconds)}
+    row["seconds"] = seconds
 
 
 def _rate(options, seconds):

@@ -1,6 +1,7 @@
 """What the benchmark shows of its rows: ratios, tables, plots; no TensorFlow."""
 
 import os
+import statistics
 
 from convbert_tf.console import say
 from convbert_tf.files import atomic_path
@@ -34,6 +35,25 @@ def compare(rows, rate=None):
     return rows
 
 
+def of_answers(seconds, answers, latencies, first_answer_seconds):
+    """What a row has of a load: the mean time an answer as `median`, and the latencies.
+
+    Args:
+        seconds: of each part of the texts.
+        answers: number of the texts.
+        latencies: of the requests.
+        first_answer_seconds: from the start of the process.
+    """
+    row = {"median": sum(seconds) / answers, "answers_per_second": answers / sum(seconds)}
+    row["first_answer_seconds"] = first_answer_seconds
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
+    return row | {f"latency_{percent}": cuts[percent - 1] for percent in (50, 95, 99)}
+
+
+def _milliseconds(key):
+    return _cell(key, lambda value: f"{value * 1e3:,.1f}")
+
+
 def _cell(key, form):
     return lambda row: form(row[key]) if row.get(key) else ""
 
@@ -44,19 +64,24 @@ COLUMNS = {
     "batch": _cell("batch", str),
     "length": _cell("length", str),
     "text": _cell("text", str),
+    "load": _cell("load", str),
     "variant": lambda row: row["variant"],
-    "median ms": _cell("median", lambda value: f"{value * 1e3:,.1f}"),
+    "answers/s": _cell("answers_per_second", lambda value: f"{value:,.1f}"),
+    "median ms": lambda row: _milliseconds("latency_50" if "latency_50" in row else "median")(row),
+    "95% ms": _milliseconds("latency_95"),
+    "99% ms": _milliseconds("latency_99"),
     "spread": _cell("spread", lambda value: f"{value:.0%}"),
     "ratio": _cell("ratio", lambda value: f"{value:.2f}"),
     "of rate": _cell("share", lambda value: f"{value:.0%}"),
     "MB/s": _cell("bytes_per_second", lambda value: f"{value / 1e6:.2f}"),
     "questions/s": _cell("questions_per_second", lambda value: f"{value:,.1f}"),
     "windows/s": _cell("windows_per_second", lambda value: f"{value:,.1f}"),
+    "first answer s": _cell("first_answer_seconds", lambda value: f"{value:.1f}"),
     "peak MB": _cell("peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "device MB": _cell("device_peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "": lambda row: row.get("note") or ("best peer" if row.get("best") else ""),
 }
-_LEFT = ("size", "text", "variant", "")
+_LEFT = ("size", "text", "variant", "load", "")
 
 
 def table(rows):

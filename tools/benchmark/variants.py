@@ -8,8 +8,9 @@ import os
 
 from convbert_tf.config import ModelConfig
 from convbert_tf.console import UNASKED, UserError
+from tools.benchmark.loads import LOADS
 
-SECTIONS = ("forward", "step", "pretrain", "epoch", "records", "questions", "curve")
+SECTIONS = ("forward", "step", "pretrain", "epoch", "records", "questions", "serve", "curve")
 SIZES = {
     "small": ModelConfig.small(),
     "medium_small": ModelConfig.medium_small(),
@@ -29,9 +30,11 @@ FILES = {  # needed
     "epoch": ("cola_dir", "vocab_file"),
     "records": ("text", "vocab_file"),
     "questions": ("squad", "vocab_file"),
+    "serve": ("texts", "squad", "vocab_file"),
 }
 OURS, THEIRS = "tools.benchmark.ours", "tools.benchmark.peers"
 THEIR_QUESTIONS = "tools.benchmark.peers_questions"
+OUR_SERVERS, THEIR_SERVERS = "tools.benchmark.servers", "tools.benchmark.peers_servers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +61,14 @@ class Options:
     vocab_file: str = ""
     squad: str = ""
     questions: int = 1000  # of `squad`
+    texts: str = ""  # of section serve
+    loads: tuple = tuple(LOADS)  # of section serve
 
     def __post_init__(self):
         _check_names("section", self.sections, SECTIONS)
         _check_names("size", self.sizes, SIZES)
         _check_names("peer", self.peers, PEERS)
+        _check_names("load", self.loads, LOADS)
         for section, needed in FILES.items():
             if section in self.sections:
                 if self.backend == "jax":
@@ -128,7 +134,7 @@ class Group:
 
     `labels` (column -> value) tell the group in the tables; `flops` are the model's, of one run,
     None where they are not asked for; `bytes` of text that one run reads, `questions` that it
-    answers.
+    answers; `seconds` after which no round begins, where they are not the options'.
     """
 
     section: str
@@ -139,6 +145,7 @@ class Group:
     flops: float | None = None
     bytes: int = 0
     questions: int = 0
+    seconds: float | None = None
 
 
 # --- the variants ---
@@ -181,3 +188,51 @@ def rulers_of(options):
         of_ours(options, f"matrix product, {options.backend}", "matrix_product", **work),
         Variant("matrix product, torch", THEIRS, "torch_matrix_product", ("torch",), work),
     )
+
+
+# Of section serve: name, maker and work of each variant of ours, and of the peers by --peers.
+_OUR_SERVERS = (
+    ("ours, LiteRT int8", "litert", "litert-int8", {}),
+    ("ours, LiteRT float32", "litert", "litert-float32", {}),
+    ("ours, SavedModel", "saved_model", "saved_model", {}),
+    ("ours, SavedModel, a thread an operation", "saved_model", "saved_model", {"intra": 1}),
+)
+_RUNTIMES = (
+    ("ONNX Runtime", "onnx", "onnxruntime"),
+    ("ONNX Runtime int8", "int8", "onnxruntime"),
+    ("OpenVINO", "openvino", "openvino"),
+    ("OpenVINO bfloat16", "openvino-bf16", "openvino"),
+)
+
+
+def servers_of(options, task, folder):
+    """Ours and the peers that serve `task`, "sentences" or "questions", of models in `folder`."""
+    for name, what, directory, work in _OUR_SERVERS:
+        needs = ("tensorflow-text",) if what == "saved_model" else ("ai-edge-litert",)
+        model = {"model": os.path.join(folder, directory)}
+        yield Variant(name, OUR_SERVERS, what, needs, work | model, without=UNASKED)
+    for name, what, work, needs in _their_servers(options, task):
+        yield Variant(f"Hugging Face, {name}", THEIR_SERVERS, what, needs, work)
+    if options.peers:
+        for name, runtime, package in _RUNTIMES:
+            needs = ("transformers", package)
+            yield Variant(name, THEIR_SERVERS, "network", needs, {"runtime": runtime})
+
+
+def _their_servers(options, task):
+    """(name, maker, work, packages) of what Hugging Face has."""
+    torch = ("torch", "transformers")
+    if task == "questions":
+        known = {
+            "eager": [
+                ("run_qa, PyTorch eager", "network", {"runtime": "torch"}, torch),
+                ("pipeline", "question_pipeline", {}, ("torch", "transformers<5")),
+            ],
+            "compiled": [("run_qa, PyTorch compiled", "network", {"runtime": "compiled"}, torch)],
+        }
+    else:
+        known = {
+            "eager": [("pipeline, PyTorch eager", "pipeline", {}, torch)],
+            "compiled": [("pipeline, PyTorch compiled", "pipeline", {"compile": True}, torch)],
+        }
+    return [each for name in options.peers for each in known.get(name, ())]

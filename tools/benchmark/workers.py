@@ -6,8 +6,8 @@ sides talk in JSON lines:
 
     to the worker     its work (a dict); then {"run": n} any number of times; at last {"stop": true}
     from the worker   {"warmed_up", "parameters", "windows", "versions"} when it is ready;
-                      {"seconds"} a run; {"peak_bytes", "device_peak_bytes"}; or {"error"} in place
-                      of any of these
+                      {"seconds"} a run; {"peak_bytes", "device_peak_bytes", "details"}; or
+                      {"error"} in place of any of these
 
 A worker's module, run as a program, hands `serve` a dict of makers: functions of the work to a
 `Ready`.
@@ -42,6 +42,7 @@ runpy.run_module(sys.argv[1], run_name="__main__")
 TURN_SECONDS = 0.2  # a turn computes at least so long, in several runs if need be
 MIN_ROUNDS = 3
 PACKAGES = ("tensorflow", "keras", "tf-keras", "jax", "torch", "transformers", "tokenizers")
+PACKAGES += ("ai-edge-litert", "onnxruntime", "openvino")
 
 
 @dataclasses.dataclass
@@ -53,6 +54,7 @@ class Ready:
     warm_up: int = 2  # runs before the first that counts
     windows: int = 0  # of questions' contexts, in a run
     device_peak: Callable[[], int] = lambda: 0  # bytes of the accelerator's memory
+    details: Callable[[], dict] = dict  # more to tell at the end, as JSON holds it
 
 
 class WorkerError(Exception):
@@ -78,6 +80,7 @@ class Worker:
         parameters: of the model.
         windows: of questions' contexts in a run.
         versions: name -> version of the packages that it has loaded.
+        details: of a Ready; when it is closed.
         set_up_seconds: from the start of the process to the end of the warm-up.
 
     Raises:
@@ -103,7 +106,7 @@ class Worker:
             self.kill()
             raise
         self.warmed_up, self.parameters = reply["warmed_up"], reply["parameters"]
-        self.windows = reply["windows"]
+        self.windows, self.details = reply["windows"], {}
         self.versions, self.set_up_seconds = reply["versions"], time.monotonic() - began
 
     def run(self, n):
@@ -114,6 +117,7 @@ class Worker:
         """Ends the process; returns its peak memory in bytes, and that on the accelerator."""
         reply = self._ask({"stop": True})
         self.kill(wait=30)
+        self.details = reply["details"]
         return reply["peak_bytes"], reply["device_peak_bytes"]
 
     def kill(self, wait=0):
@@ -171,7 +175,7 @@ class Laboratory:
         self.options, self._ruler_variants = options, rulers
         self.threads = options.threads or len(_usable_cores())
         names = ["tensorflow", "tensorflow-text", "tf-keras", "jax", "torch", "transformers"]
-        names += ["tokenizers", "accelerate"]
+        names += ["tokenizers", "accelerate", "onnxruntime", "openvino", "ai-edge-litert"]
         self._pythons = {
             python: installed(python, names) for python in (sys.executable, *options.peers_python)
         }
@@ -343,7 +347,9 @@ def serve(makers):
         for line in sys.stdin:
             request = json.loads(line)
             if "stop" in request:
-                answer(peak_bytes=_peak_bytes(), device_peak_bytes=int(ready.device_peak()))
+                device_peak = int(ready.device_peak())
+                details = ready.details()
+                answer(peak_bytes=_peak_bytes(), device_peak_bytes=device_peak, details=details)
                 break
             answer(seconds=_seconds(ready.run, request["run"]))
     except Exception as error:

@@ -1,0 +1,207 @@
+"""The benchmark's workers that serve with others: Hugging Face's pipeline, ONNX Runtime, OpenVINO.
+
+The networks of ONNX Runtime and OpenVINO are made of Hugging Face's model by `make_networks`; what
+is before and after them is Hugging Face's tokenizer and, for questions, the search of its example
+(peers_questions.py).
+"""
+
+import os
+
+import numpy as np
+
+from tools.benchmark import peers_questions
+from tools.benchmark.loads import under_load
+from tools.benchmark.peers import _set_up_torch
+from tools.benchmark.workers import Ready, serve
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+ONNX, ONNX_INT8, OPENVINO = "model.onnx", "model.int8.onnx", "openvino.xml"
+
+
+def _torch_model(work):
+    """(Hugging Face's model in `model`, its device)."""
+    import transformers
+
+    device = _set_up_torch(work)
+    name = "QuestionAnswering" if work["task"] == "questions" else "SequenceClassification"
+    model = getattr(transformers, f"ConvBertFor{name}").from_pretrained(work["model"])
+    return model.to(device).eval(), device
+
+
+def _tokenizer(work):
+    import transformers
+
+    return transformers.BertTokenizerFast(work["vocab_file"], do_lower_case=True)
+
+
+def pipeline(work):
+    """Classes by `pipeline("text-classification")`; `compile`: under torch.compile."""
+
+    def make():
+        import torch
+        import transformers
+
+        model, device = _torch_model(work)
+        if work.get("compile"):
+            model.forward = torch.compile(model.forward)
+        classify = transformers.pipeline(
+            "text-classification", model=model, tokenizer=_tokenizer(work), device=device
+        )
+        options = {"truncation": True, "max_length": work["length"], "top_k": None}
+
+        def answer(rows):
+            return classify([text for (text,) in rows], batch_size=len(rows), **options)
+
+        return answer
+
+    return under_load(work, make)
+
+
+def question_pipeline(work):
+    """Answers by `pipeline("question-answering")` of transformers 4."""
+
+    def make():
+        import transformers
+
+        model, device = _torch_model(work)
+        pipe = transformers.pipeline(
+            "question-answering", model=model, tokenizer=_tokenizer(work), device=device
+        )
+        options = {"max_seq_len": work["length"], "doc_stride": work["doc_stride"]}
+
+        def answer(rows):
+            asked = [{"question": question, "context": context} for question, context in rows]
+            return pipe(asked, batch_size=len(rows), **options)
+
+        return answer
+
+    return under_load(work, make)
+
+
+def network(work):
+    """Answers by a network alone, in `runtime`: "torch", "compiled", "onnx", "int8", "openvino"."""
+
+    def make():
+        compute, tokenizer = _RUNTIMES[work["runtime"]](work), _tokenizer(work)
+        if work["task"] == "questions":
+            return lambda rows: _answer(rows, compute, tokenizer, work)
+
+        def classify(rows):
+            texts = [text for (text,) in rows]
+            encoded = tokenizer(
+                texts, truncation=True, max_length=work["length"], padding=True, return_tensors="np"
+            )
+            logits = compute({name: encoded[name] for name in NAMES})[0]
+            weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            return weights / weights.sum(axis=-1, keepdims=True)
+
+        return classify
+
+    return under_load(work, make)
+
+
+def _answer(rows, compute, tokenizer, work):
+    features, inputs = peers_questions._windows(rows, tokenizer, work | {"padding": "longest"})
+    starts, ends = [], []
+    for first in range(0, len(inputs), work["batch"]):
+        part = inputs[first : first + work["batch"]]
+        batch = tokenizer.pad(part, padding=True, return_tensors="np")
+        logits = compute({name: batch[name] for name in NAMES})
+        starts += list(logits[0])
+        ends += list(logits[1])
+    return peers_questions._best_spans(rows, features, starts, ends)
+
+
+def _with_torch(work, compiled=False):
+    import torch
+
+    model, device = _torch_model(work)
+    function = torch.compile(model) if compiled else model
+
+    def compute(inputs):
+        with torch.inference_mode():
+            tensors = {k: torch.from_numpy(values).to(device) for k, values in inputs.items()}
+            outputs = function(**tensors)
+        names = ("start_logits", "end_logits") if work["task"] == "questions" else ("logits",)
+        return [outputs[name].cpu().numpy() for name in names]
+
+    return compute
+
+
+def _with_onnx(work, file=ONNX):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = work["threads"]
+    session = onnxruntime.InferenceSession(
+        os.path.join(work["model"], file), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda inputs: session.run(None, inputs)
+
+
+def _with_openvino(work):
+    import openvino
+
+    compiled = openvino.compile_model(
+        os.path.join(work["model"], OPENVINO), "CPU", {"INFERENCE_NUM_THREADS": work["threads"],
+        "INFERENCE_PRECISION_HINT": work.get("hint", "f32")},
+    )  # fmt: skip
+    outputs = list(compiled.outputs)
+
+    def compute(inputs):
+        request = compiled.create_infer_request()
+        found = request.infer(inputs)
+        return [found[output] for output in outputs]
+
+    return compute
+
+
+_RUNTIMES = {
+    "torch": _with_torch,
+    "compiled": lambda work: _with_torch(work, compiled=True),
+    "onnx": _with_onnx,
+    "int8": lambda work: _with_onnx(work, ONNX_INT8),
+    "openvino": _with_openvino,
+    "openvino-bf16": lambda work: _with_openvino(work | {"hint": "bf16"}),
+}
+
+
+def make_networks(work):
+    """Writes the network of `model` beside it, for ONNX Runtime (float32, int8) and OpenVINO."""
+    import openvino
+    import torch
+    from onnxruntime import quantization
+
+    model, _ = _torch_model(work)
+    ids = torch.randint(5, 100, (2, 24))
+    example = {NAMES[0]: ids, NAMES[1]: torch.ones_like(ids), NAMES[2]: torch.zeros_like(ids)}
+    names = ["start", "end"] if work["task"] == "questions" else ["logits"]
+    path = os.path.join(work["model"], ONNX)
+    dynamic = {name: {0: "batch", 1: "length"} for name in NAMES}
+    dynamic |= {name: {0: "batch"} for name in names}
+    model.config.return_dict = False
+    torch.onnx.export(
+        model,
+        tuple(example.values()),
+        path,
+        input_names=list(NAMES),
+        output_names=names,
+        dynamic_axes=dynamic,
+        opset_version=18,
+        dynamo=False,
+    )
+    quantization.quantize_dynamic(path, os.path.join(work["model"], ONNX_INT8))
+    converted = openvino.convert_model(path)
+    openvino.save_model(converted, os.path.join(work["model"], OPENVINO), compress_to_fp16=False)
+    return Ready(lambda n: None, warm_up=0)
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "pipeline": pipeline,
+            "question_pipeline": question_pipeline,
+            "network": network,
+            "make_networks": make_networks,
+        }
+    )
