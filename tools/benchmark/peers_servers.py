@@ -28,6 +28,10 @@ def _torch_model(work):
     return model.to(device).eval(), device
 
 
+def _logits_of(work):
+    return ("start_logits", "end_logits") if work["task"] == "questions" else ("logits",)
+
+
 def _tokenizer(work):
     import transformers
 
@@ -122,8 +126,7 @@ def _with_torch(work, compiled=False):
         with torch.inference_mode():
             tensors = {k: torch.from_numpy(values).to(device) for k, values in inputs.items()}
             outputs = function(**tensors)
-        names = ("start_logits", "end_logits") if work["task"] == "questions" else ("logits",)
-        return [outputs[name].cpu().numpy() for name in names]
+        return [outputs[name].cpu().numpy() for name in _logits_of(work)]
 
     return compute
 
@@ -175,13 +178,22 @@ def make_networks(work):
     model, _ = _torch_model(work)
     ids = torch.randint(5, 100, (2, 24))
     example = {NAMES[0]: ids, NAMES[1]: torch.ones_like(ids), NAMES[2]: torch.zeros_like(ids)}
-    names = ["start", "end"] if work["task"] == "questions" else ["logits"]
+    names = list(_logits_of(work))
     path = os.path.join(work["model"], ONNX)
     dynamic = {name: {0: "batch", 1: "length"} for name in NAMES}
     dynamic |= {name: {0: "batch"} for name in names}
-    model.config.return_dict = False
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs):
+            outputs = self.model(**dict(zip(NAMES, inputs, strict=True)))
+            return tuple(outputs[name] for name in _logits_of(work))
+
     torch.onnx.export(
-        model,
+        Network().eval(),
         tuple(example.values()),
         path,
         input_names=list(NAMES),
@@ -193,7 +205,26 @@ def make_networks(work):
     quantization.quantize_dynamic(path, os.path.join(work["model"], ONNX_INT8))
     converted = openvino.convert_model(path)
     openvino.save_model(converted, os.path.join(work["model"], OPENVINO), compress_to_fp16=False)
+    _check_networks(work, model)
     return Ready(lambda n: None, warm_up=0)
+
+
+def _check_networks(work, model):
+    """Refuses networks that do not give what the model gives for other shapes than the traced."""
+    import torch
+
+    ids = torch.randint(5, 100, (3, 57))
+    mask = (torch.arange(57)[None] < torch.tensor([[57], [40], [9]])).long()
+    inputs = dict(zip(NAMES, (ids, mask, torch.zeros_like(ids)), strict=True))
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    expected = [outputs[name].numpy() for name in _logits_of(work)]
+    for make in (_with_onnx, _with_openvino):
+        found = make(work)({name: values.numpy() for name, values in inputs.items()})
+        for values, right in zip(found, expected, strict=True):
+            error = np.abs(values - right).max() / np.abs(right).max()
+            if error > 1e-3:
+                raise ValueError(f"the network of {make.__name__} differs by {error:.1e}")
 
 
 if __name__ == "__main__":

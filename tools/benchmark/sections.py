@@ -4,7 +4,6 @@ A section is a list of `Group`s: variants that do the same work and are measured
 are stands in workers.py.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -232,9 +231,10 @@ def _rows_of_squad(options):
 
 def _have_made(options, maker, work):
     """Has a process make what variants load; where it is not installed, they will say so."""
-    lab = Laboratory(options)
-    with contextlib.suppress(WorkerError):
-        lab.start(maker, work).close()
+    try:
+        Laboratory(options).start(maker, work).close()
+    except WorkerError as error:
+        say(f"{maker.what}: {error}")
 
 
 NETWORKS = Variant("", THEIR_SERVERS, "make_networks", ("torch", "onnxruntime", "openvino"))

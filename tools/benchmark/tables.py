@@ -58,6 +58,8 @@ def _cell(key, form):
     return lambda row: form(row[key]) if row.get(key) else ""
 
 
+_LONGEST_NOTE = 100  # characters of a message that may have many lines
+
 # Heading -> what stands in a row's cell.
 COLUMNS = {
     "size": _cell("size", str),
@@ -79,7 +81,7 @@ COLUMNS = {
     "first answer s": _cell("first_answer_seconds", lambda value: f"{value:.1f}"),
     "peak MB": _cell("peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "device MB": _cell("device_peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
-    "": lambda row: row.get("note") or ("best peer" if row.get("best") else ""),
+    "": lambda row: row.get("note", "")[:_LONGEST_NOTE] or ("best peer" if row.get("best") else ""),
 }
 _LEFT = ("size", "text", "variant", "load", "")
 
