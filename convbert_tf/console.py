@@ -116,6 +116,8 @@ def run(main, details=None):
 
     try:
         app.run(guarded, flags_parser=lambda argv: _parse(argv, details))
+    except BrokenPipeError:  # what reads the output has enough
+        os._exit(0)  # since Python would complain of it once more
     except (UserError, OSError) as error:
         fail(sys.argv, error, 1)
     except KeyboardInterrupt:

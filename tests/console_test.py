@@ -278,3 +278,18 @@ def test_the_reason_is_one_line_without_the_names_of_nodes():
     error.message = "{{function_node __wrapped__SaveV2_device_/job:a}} run/x;\nNo space [Op:SaveV2]"
     assert console.reason(error) == "run/x; No space"
     assert console.reason(OSError(28, "No space")) == "[Errno 28] No space"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = (
+        "from convbert_tf import console\n"
+        "def main(_):\n    for _ in range(100_000):\n        console.say('a line of text')\n"
+        "console.run(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "a line of text\n"
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+    process.stderr.close()

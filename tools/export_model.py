@@ -146,7 +146,7 @@ def _export_litert(options):
         **options,
     )
     console.say(findings.table())
-    if not task:
+    if not task and not SERVE.value:
         console.say("its scores were not checked: --check_data=DATA does it")
     console.say(f"the LiteRT model is in {OUTPUT_DIR.value}")
 

@@ -91,10 +91,7 @@ def main(_):
     if source[0] == "-" and sys.stdin.isatty():
         print("reading from the terminal, a text a line; Ctrl-D ends it", file=sys.stderr)
     chosen = (COLUMNS.value, KEEP.value, HEADER.value, DELIMITER.value)
-    try:
-        _label(source, target, *chosen)
-    except BrokenPipeError:  # what reads the output has enough
-        os._exit(0)
+    _label(source, target, *chosen)
 
 
 def _label(source, target, *chosen):

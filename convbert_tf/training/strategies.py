@@ -1,11 +1,14 @@
 """tf.distribute strategies by name, and the settings of a process: seed, precision, determinism."""
 
+import contextlib
 import os
 
 import keras
 import tensorflow as tf
 
 from convbert_tf.console import UserError, reason, say
+
+_NO_GRAPPLER = "disable_meta_optimizer"
 
 
 def set_up(training):
@@ -23,7 +26,7 @@ def set_up(training):
         tf.config.experimental.enable_op_determinism()
         # Where Grappler estimates that memory is short, it adds three or more gradients in the
         # order in which they are computed, in spite of op determinism.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        tf.config.optimizer.set_experimental_options({_NO_GRAPPLER: True})
     strategy = make_strategy(training)
     replicas, parts = strategy.num_replicas_in_sync, training.gradient_accumulation_steps
     if training.batch_size % (replicas * parts):
@@ -32,6 +35,24 @@ def set_up(training):
             + (f" in {parts} parts each." if parts > 1 else ".")
         )
     return strategy
+
+
+@contextlib.contextmanager
+def as_traced():
+    """While it lasts, graphs run as they were traced where there is no GPU or TPU.
+
+    Grappler takes seconds to rewrite the graph of a training step, and on a processor the step is
+    no quicker for it.
+    """
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        yield
+        return
+    before = tf.config.optimizer.get_experimental_options().get(_NO_GRAPPLER, False)
+    tf.config.optimizer.set_experimental_options({_NO_GRAPPLER: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({_NO_GRAPPLER: before})
 
 
 def make_strategy(training):

@@ -96,7 +96,8 @@ class Trainer(orbit.AbstractTrainer, orbit.AbstractEvaluator):
             )
         self._reset()
         began = time.monotonic()
-        stopped = bool(self._train_loop(self._iterator, num_steps))
+        with strategies.as_traced():
+            stopped = bool(self._train_loop(self._iterator, num_steps))
         steps = int(self.global_step.numpy()) - start
         if self.training.on_nonfinite == "stop" and self._bad_step.numpy() >= 0:
             self._refuse(int(self._bad_step.numpy()))
