@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "official": "tf_models_official",
     "orbit": "tf_models_official",
     "sklearn": "scikit_learn",
+    "grpc": "grpcio",
     "tensorflow_serving": "tensorflow_serving_api",
 }
 HEADER = '''\

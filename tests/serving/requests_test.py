@@ -344,3 +344,32 @@ def test_padding_in_full_makes_a_row_alone_a_row_in_any_batch(tokenizer):
     np.testing.assert_allclose(together, model(full, training=False), atol=1e-5)
     masked = serving.ClassifierServer(TextClassifier(ConvBertEncoder(MODEL), 3), tokenizer, 48)
     assert not masked.padding.matters
+
+
+def test_a_tagger_with_padding_in_full_tags_a_text_as_alone(tokenizer):
+    config = dataclasses.replace(MODEL, num_hidden_layers=2, **LEAKING)
+    model = TokenClassifier(ConvBertEncoder(config), 3, labels=["a", "b", "c"])
+    texts = ["a", long_context(1), "the cat was in"]
+    found = {}
+    for padding in ("longest", "full"):
+        server = serving.TaggerServer(model, tokenizer, 16, padding=padding)
+        together = server.serve(tf.constant(texts))
+        alone = [server.serve(tf.constant([text]))["tag_score"][0] for text in texts]
+        found[padding] = max(
+            np.abs(together["tag_score"][i][: len(row)] - row).max() for i, row in enumerate(alone)
+        )
+    assert found["full"] < 1e-5 and found["longest"] > 1e-3
+
+
+def test_an_export_says_that_the_model_sees_its_padding(tokenizer, tmp_path, capsys):
+    for name, options, says in (("leaks", LEAKING, True), ("masked", {}, False)):
+        config = dataclasses.replace(MODEL, num_hidden_layers=1, **options)
+        preset = str(tmp_path / name)
+        TextClassifier(ConvBertEncoder(config), 2).save_to_preset(
+            preset, vocab_file=tokenizer.vocab_file, max_seq_length=24
+        )
+        capsys.readouterr()
+        serving.export(preset, f"{preset}-model")
+        assert ("this model sees its padding" in capsys.readouterr().out) == says
+    serving.export(str(tmp_path / "leaks"), str(tmp_path / "full"), padding="full")
+    assert "sees its padding" not in capsys.readouterr().out
