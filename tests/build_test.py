@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "official": "tf-models-official",
     "orbit": "tf-models-official",
+    "grpc": "grpcio",
     "sklearn": "scikit-learn",
     "tensorflow_serving": "tensorflow-serving-api",
 }
