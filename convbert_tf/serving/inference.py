@@ -1,6 +1,5 @@
 """Models with their weights as constants of the graph: frozen, padded, computed in parts."""
 
-import functools
 import numbers
 
 import keras
@@ -49,38 +48,14 @@ def freeze(model):
     return frozen
 
 
-class Shared:
-    """`freeze(model)` for all signatures of a SavedModel.
-
-    The first signature has it in its own graph, which is quicker: small at 1 x 32 tokens by a
-    tenth, and the first call by a second. The others call one function, so that the model is not
-    written once for each.
-    """
-
-    def __init__(self, model):
-        self._frozen, self._is_first = freeze(model), False
-        self._function = tf.function(
-            self._frozen,
-            input_signature=[dict(IDS)],
-            autograph=False,
-            experimental_attributes={"_noinline": True},
-        )
-
-    def __call__(self, inputs):
-        return (self._frozen if self._is_first else self._function)(inputs)
-
-    def first(self, function):
-        """`function`, of the first signature."""
-
-        @functools.wraps(function)
-        def traced(*args, **kwargs):
-            self._is_first = True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._is_first = False
-
-        return traced
+def shared(model):
+    """`freeze(model)` as one function of the graph, which all signatures of a SavedModel call."""
+    return tf.function(
+        freeze(model),
+        input_signature=[dict(IDS)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def signature(function, **specs):

@@ -13,10 +13,10 @@ from convbert_tf.modeling.pretrained import (
 )
 from convbert_tf.serving.inference import (
     Padding,
-    Shared,
     check_counts,
     in_parts,
     of_ids,
+    shared,
     signature,
 )
 from convbert_tf.serving.tokens import PieceReader, padded, rectangular
@@ -53,11 +53,11 @@ class EmbedderServer(tf.Module):
         network = self.network(model)
         self.hidden_size = network.encoder.config.hidden_size
         self.padding = Padding(padding, network, max_seq_length)
-        self._compute, self.tokenizer = Shared(network), tokenizer
+        self._compute, self.tokenizer = shared(network), tokenizer
         self.max_seq_length = max_seq_length
         self._specs = {"embedding": tf.TensorSpec([None, self.hidden_size])}
         self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
-        self.serve = signature(self._compute.first(self._serve), text=_TEXT)
+        self.serve = signature(self._serve, text=_TEXT)
         self._ids = of_ids(self._embed, network)
 
     def network(self, model):
@@ -118,11 +118,11 @@ class ReplacedTokenServer(tf.Module):
     def __init__(self, model, tokenizer, max_seq_length, doc_stride=None, padding="longest"):
         super().__init__()
         network = self.network(model)
-        self._compute, self.tokenizer = Shared(network), tokenizer
+        self._compute, self.tokenizer = shared(network), tokenizer
         self.padding = Padding(padding, network, max_seq_length)
         self.max_seq_length = max_seq_length
         self._of_pieces = PieceReader(tokenizer, self.padding, max_seq_length, doc_stride)
-        self.serve = signature(self._compute.first(self._serve), text=_TEXT)
+        self.serve = signature(self._serve, text=_TEXT)
         self._ids = of_ids(self._serve_ids, network)
 
     def network(self, model):
@@ -201,7 +201,7 @@ class MaskFillerServer(tf.Module):
         check_counts(top_k=top_k)
         self.tokenizer = tokenizer
         network = self.network(model)
-        self._compute = Shared(network)
+        self._compute = shared(network)
         self.padding = Padding(padding, network, max_seq_length)
         self.max_seq_length, self.top_k = max_seq_length, min(top_k, tokenizer.vocab_size)
         self._of_pieces = PieceReader(tokenizer, self.padding, max_seq_length, doc_stride)
@@ -211,7 +211,7 @@ class MaskFillerServer(tf.Module):
             "fills": tf.TensorSpec(shape, tf.int32),
             "fill_probability": tf.TensorSpec(shape, tf.float32),
         }
-        self.serve = signature(self._compute.first(self._serve), text=_TEXT)
+        self.serve = signature(self._serve, text=_TEXT)
         self._ids = of_ids(self._serve_ids, network)
 
     def network(self, model):

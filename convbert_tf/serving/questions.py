@@ -8,10 +8,10 @@ import tensorflow as tf
 from convbert_tf.console import UserError
 from convbert_tf.serving.inference import (
     Padding,
-    Shared,
     check_counts,
     in_parts,
     of_ids,
+    shared,
     signature,
 )
 from convbert_tf.text import windows as windowing
@@ -94,7 +94,7 @@ class QuestionAnswererServer(tf.Module):
             raise UserError("null_threshold: this model always answers (SQuAD 1.1).")
         if null_threshold is not None and not null_threshold > -math.inf:
             raise UserError(f"null_threshold must be a number, or inf; got {null_threshold}.")
-        self._compute, self.tokenizer = Shared(model), tokenizer
+        self._compute, self.tokenizer = shared(model), tokenizer
         self.answerable, self.max_seq_length = model.answerable, max_seq_length
         self.doc_stride, self.max_query_length = doc_stride, max_query_length
         self.max_answer_length, self.n_best_size = max_answer_length, n_best_size
@@ -102,7 +102,7 @@ class QuestionAnswererServer(tf.Module):
         self.padding = Padding(padding, model, max_seq_length)
         self._num_spans = model.beam_size**2  # of a window
         text = tf.TensorSpec([None], tf.string)
-        self.serve = signature(self._compute.first(self._serve), question=text, context=text)
+        self.serve = signature(self._serve, question=text, context=text)
         self._ids = of_ids(self._serve_ids, model)
 
     def signatures(self):

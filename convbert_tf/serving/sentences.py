@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from convbert_tf.serving.inference import Padding, Shared, in_parts, of_ids, signature
+from convbert_tf.serving.inference import Padding, in_parts, of_ids, shared, signature
 from convbert_tf.text.preprocessing import TextPreprocessor
 
 
@@ -48,7 +48,7 @@ class ClassifierServer(tf.Module):
         self.max_score, self.min_score = max_score, min_score or 0.0
         self.multi_label = model.multi_label
         self.padding = Padding(padding, model, max_seq_length)
-        self._compute, self.tokenizer = Shared(model), tokenizer
+        self._compute, self.tokenizer = shared(model), tokenizer
         self.num_classes, self.labels = model.num_classes, model.labels
         self.max_seq_length, self.pair = max_seq_length, pair
         self._preprocess = TextPreprocessor(tokenizer, max_seq_length, pad=False)
@@ -57,9 +57,9 @@ class ClassifierServer(tf.Module):
         self._ids = of_ids(lambda inputs: self._outputs(self._logits(inputs)), model)
         text = tf.TensorSpec([None], tf.string)
         if pair:
-            self.serve = signature(self._compute.first(self._serve_pair), text_a=text, text_b=text)
+            self.serve = signature(self._serve_pair, text_a=text, text_b=text)
         else:
-            self.serve = signature(self._compute.first(self._serve), text=text)
+            self.serve = signature(self._serve, text=text)
 
     def signatures(self):
         """Name -> tf.function of all that the model answers."""

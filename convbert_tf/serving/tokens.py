@@ -4,10 +4,10 @@ import tensorflow as tf
 
 from convbert_tf.serving.inference import (
     Padding,
-    Shared,
     check_counts,
     in_parts,
     of_ids,
+    shared,
     signature,
 )
 from convbert_tf.tasks import tokens
@@ -116,7 +116,7 @@ class TaggerServer(tf.Module):
 
     def __init__(self, model, tokenizer, max_seq_length, doc_stride=None, padding="longest"):
         super().__init__()
-        self._compute, self.tokenizer = Shared(model), tokenizer
+        self._compute, self.tokenizer = shared(model), tokenizer
         self.max_seq_length = max_seq_length
         self.padding = Padding(padding, model, max_seq_length)
         self._of_pieces = PieceReader(tokenizer, self.padding, max_seq_length, doc_stride)
@@ -124,9 +124,7 @@ class TaggerServer(tf.Module):
         self.scheme = tokens.scheme(self.labels)
         self._labels = tf.constant(self.labels)
         self._begins = tf.constant([not piece.startswith("##") for piece in tokenizer.vocab])
-        self.serve = signature(
-            self._compute.first(self._serve), text=tf.TensorSpec([None], tf.string)
-        )
+        self.serve = signature(self._serve, text=tf.TensorSpec([None], tf.string))
         self._ids = of_ids(self._serve_ids, model)
 
     def signatures(self):
