@@ -30,7 +30,11 @@ ModelConfig = config.ModelConfig
         (ModelConfig, {"conv_kernel_size": 8}, "conv_kernel_size must be odd, got 8."),
         (ModelConfig, {"linear_groups": 3}, "linear_groups 3 must divide hidden_size 256 and int"),
         (ModelConfig, {"intermediate_size": 1023, "linear_groups": 2}, "intermediate_size 1023."),
-        (ModelConfig, {"conv_type": "conv"}, "conv_type must be 'sdconv' or 'noconv', got 'conv'"),
+        (
+            ModelConfig,
+            {"conv_type": "conv"},
+            "conv_type must be one of sdconv, dconv, noconv, got 'conv'",
+        ),
         (ModelConfig, {"head_ratio": 0.5}, "head_ratio must be at least 1, got 0.5."),
         (ModelConfig, {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob must be in [0, 1), got"),
         (ModelConfig, {"attention_probs_dropout_prob": -0.1}, "must be in [0, 1), got -0.1."),

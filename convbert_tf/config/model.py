@@ -35,8 +35,9 @@ class ModelConfig:
     initializer_range: float = setting(0.02, "Standard deviation of the initial weights.")
     conv_type: str = setting(
         "sdconv",
-        "sdconv: span-based dynamic convolution beside self-attention; noconv: self-attention "
-        "alone, as in BERT and ELECTRA.",
+        "sdconv: span-based dynamic convolution beside self-attention; dconv: dynamic convolution, "
+        "whose kernel comes from the token alone; noconv: self-attention alone, as in BERT and "
+        "ELECTRA.",
     )
     conv_kernel_size: int = setting(9, "K: tokens that the convolution covers; odd.")
     head_ratio: float = setting(2, "Gamma in the paper: attention keeps one head in so many.")
@@ -92,7 +93,7 @@ class ModelConfig:
             f"linear_groups {groups} must divide hidden_size {self.hidden_size} and "
             f"intermediate_size {self.intermediate_size}.",
         )
-        require_one_of(self, "conv_type", "sdconv", "noconv")
+        require_one_of(self, "conv_type", "sdconv", "dconv", "noconv")
         require(
             0 < self.initializer_range < math.inf,
             f"initializer_range must be positive, got {self.initializer_range}.",

@@ -7,7 +7,7 @@ computed from these is "model FLOPs utilisation" (Chowdhery et al., 2022, append
 
     a layer, of one token:
         projections    4 H A      (q, k, v, convolution values; 3 H A without convolution)
-        convolution    K H + H A  (span key: depthwise, pointwise)
+        convolution    K H + H A  (span key: depthwise, pointwise; not with "dconv")
                        A N K + A K (kernel, its use)
         attention      2 T A      (scores, weighted values)
         output         2 A H      (A H without convolution)
@@ -27,10 +27,11 @@ def encoder_macs(config, num_tokens):
     width = heads * (hidden // config.num_attention_heads)  # A
     layer = 3 * hidden * width + 2 * tokens * width + width * hidden
     layer += 2 * hidden * config.intermediate_size // config.linear_groups
-    if config.conv_type == "sdconv":
+    if config.conv_type != "noconv":
         kernel = config.conv_kernel_size
         layer += hidden * width  # values
-        layer += kernel * hidden + hidden * width  # span key
+        if config.conv_type == "sdconv":
+            layer += kernel * hidden + hidden * width  # span key
         layer += width * heads * kernel + width * kernel
         layer += width * hidden  # the other half of the output's input
     project = config.embedding_size * hidden if config.embedding_size != hidden else 0

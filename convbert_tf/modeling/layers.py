@@ -62,6 +62,9 @@ class SpanDynamicConvolution(_TakesMask):
         kernel   = softmax_K(Dense(N*K)(span_key * query))         [B, T, N, K]
         out[t]   = sum over j of kernel[t, j] * values[t + j - (K-1)/2]
 
+    With span=False it is dynamic convolution (Wu et al., 2019), whose kernel comes from the token
+    alone: softmax_K(Dense(N*K)(query)).
+
     `query` and `values` are projections of x. MixedAttention passes its own, so that the query is
     shared with self-attention; a layer used alone computes both.
 
@@ -71,6 +74,7 @@ class SpanDynamicConvolution(_TakesMask):
         conv_kernel_size: K, odd.
         initializer_range: standard deviation of the truncated normal for dense weights; the
             depthwise kernel takes 1/K.
+        span: see above.
 
     Call:
         inputs: x [B, T, H].
@@ -81,8 +85,8 @@ class SpanDynamicConvolution(_TakesMask):
             (K-1)/2 tokens.
         Returns [B, T, A].
 
-    Weights: `depthwise_kernel` [K, H], `pointwise_kernel` [H, A], `pointwise_bias` [A],
-    `kernel_projection`, and `query`, `value` in a layer used alone.
+    Weights: `kernel_projection`; with `span` `depthwise_kernel` [K, H], `pointwise_kernel` [H, A],
+    `pointwise_bias` [A]; and `query`, `value` in a layer used alone.
 
     Example:
         >>> layer = SpanDynamicConvolution(num_heads=4, size_per_head=48, conv_kernel_size=9)
@@ -91,14 +95,20 @@ class SpanDynamicConvolution(_TakesMask):
     """
 
     def __init__(
-        self, num_heads, size_per_head, conv_kernel_size=9, initializer_range=0.02, **kwargs
+        self,
+        num_heads,
+        size_per_head,
+        conv_kernel_size=9,
+        initializer_range=0.02,
+        span=True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if conv_kernel_size % 2 != 1:
             raise ValueError(f"conv_kernel_size must be odd, got {conv_kernel_size}.")
         self.num_heads, self.size_per_head = num_heads, size_per_head
         self.conv_kernel_size = conv_kernel_size
-        self.initializer_range = initializer_range
+        self.initializer_range, self.span = initializer_range, span
         self.width = num_heads * size_per_head  # A
         self.kernel_projection = self._dense(num_heads * conv_kernel_size, "kernel_projection")
         self.query = self.value = None
@@ -108,7 +118,17 @@ class SpanDynamicConvolution(_TakesMask):
         return Dense(units, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
 
     def build(self, inputs_shape, query_shape=None, values_shape=None, mask_shape=None):
-        hidden_size = inputs_shape[-1]
+        if self.span:
+            self._build_span_key(inputs_shape[-1])
+        self.kernel_projection.build((*inputs_shape[:-1], self.width))
+        if query_shape is None:
+            self.query = self._dense(self.width, "query")
+            self.query.build(inputs_shape)
+        if values_shape is None:
+            self.value = self._dense(self.width, "value")
+            self.value.build(inputs_shape)
+
+    def _build_span_key(self, hidden_size):
         self.depthwise_kernel = self.add_weight(
             shape=(self.conv_kernel_size, hidden_size),
             initializer=truncated_normal(1 / self.conv_kernel_size),
@@ -122,13 +142,6 @@ class SpanDynamicConvolution(_TakesMask):
         self.pointwise_bias = self.add_weight(
             shape=(self.width,), initializer="zeros", name="pointwise_bias"
         )
-        self.kernel_projection.build((*inputs_shape[:-1], self.width))
-        if query_shape is None:
-            self.query = self._dense(self.width, "query")
-            self.query.build(inputs_shape)
-        if values_shape is None:
-            self.value = self._dense(self.width, "value")
-            self.value.build(inputs_shape)
 
     def call(self, inputs, query=None, values=None, mask=None):
         query = self.query(inputs) if query is None else query
@@ -145,6 +158,8 @@ class SpanDynamicConvolution(_TakesMask):
 
     def kernels(self, inputs, query, mask=None):
         """The kernel of each token and head [B, N, T, K]; arguments as of `call`."""
+        if not self.span:
+            return self._kernels(query)
         if mask is not None:
             inputs = inputs * ops.cast(mask, inputs.dtype)[:, :, None]
         return self._kernels(self._span_key(inputs) * query)
@@ -167,7 +182,7 @@ class SpanDynamicConvolution(_TakesMask):
 
     def get_config(self):
         return super().get_config() | fields(
-            self, "num_heads size_per_head conv_kernel_size initializer_range"
+            self, "num_heads size_per_head conv_kernel_size initializer_range span"
         )
 
 
@@ -203,7 +218,8 @@ class MixedAttention(_TakesMask):
         num_attention_heads: heads before the reduction; H is divisible by it, and D = H / heads.
         head_ratio: how many times fewer heads each branch has ("gamma" in the paper).
         conv_kernel_size: K, odd.
-        conv_type: "sdconv", or "noconv" for self-attention alone (N heads, output A wide).
+        conv_type: "sdconv"; "dconv" for dynamic convolution without spans; "noconv" for
+            self-attention alone (N heads, output A wide).
         attention_probs_dropout_prob: dropout rate on the attention probabilities.
         mask_convolution: keep padding out of the convolution (see SpanDynamicConvolution).
         initializer_range: standard deviation of the truncated normal for weights.
@@ -230,8 +246,8 @@ class MixedAttention(_TakesMask):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if conv_type not in ("sdconv", "noconv"):
-            raise ValueError(f"conv_type must be 'sdconv' or 'noconv', got {conv_type!r}.")
+        if conv_type not in ("sdconv", "dconv", "noconv"):
+            raise ValueError(f"conv_type must be 'sdconv', 'dconv' or 'noconv', got {conv_type!r}.")
         self.num_attention_heads = num_attention_heads
         self.head_ratio = head_ratio
         self.conv_kernel_size = conv_kernel_size
@@ -252,19 +268,20 @@ class MixedAttention(_TakesMask):
         self.size_per_head = hidden_size // self.num_attention_heads  # D
         width = self.num_heads * self.size_per_head  # A
         self.projection = Dense(
-            width * (4 if self.conv_type == "sdconv" else 3),
+            width * (3 if self.conv_type == "noconv" else 4),
             kernel_initializer=truncated_normal(self.initializer_range),
             dtype=self.dtype_policy,
             name="projection",
         )
         self.projection.build(hidden_states_shape)
         self.convolution = None
-        if self.conv_type == "sdconv":
+        if self.conv_type != "noconv":
             self.convolution = SpanDynamicConvolution(
                 self.num_heads,
                 self.size_per_head,
                 self.conv_kernel_size,
                 self.initializer_range,
+                span=self.conv_type == "sdconv",
                 dtype=self.dtype_policy,
                 name="convolution",
             )
@@ -309,7 +326,7 @@ class MixedAttention(_TakesMask):
 
     def compute_output_shape(self, hidden_states_shape, *_, **__):
         width = hidden_states_shape[-1] // self.num_attention_heads * self.num_heads
-        return (*hidden_states_shape[:-1], width * (2 if self.conv_type == "sdconv" else 1))
+        return (*hidden_states_shape[:-1], width * (1 if self.conv_type == "noconv" else 2))
 
     def compute_output_spec(
         self, hidden_states, mask=None, training=None, return_attention_scores=False

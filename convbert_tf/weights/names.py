@@ -83,15 +83,17 @@ def _block(config):
     hidden, groups = config.hidden_size, config.linear_groups
     heads = max(1, int(config.num_attention_heads / config.head_ratio))  # N
     width = heads * (hidden // config.num_attention_heads)  # A
-    has_convolution = config.conv_type == "sdconv"
+    has_convolution = config.conv_type != "noconv"
     names = _dense("attention/projection", hidden, width * (4 if has_convolution else 3))
     if has_convolution:
         kernel, layer = config.conv_kernel_size, "attention/convolution"
-        names |= {
-            f"{layer}/depthwise_kernel": (kernel, hidden),
-            f"{layer}/pointwise_kernel": (hidden, width),
-            f"{layer}/pointwise_bias": (width,),
-        } | _dense(f"{layer}/kernel_projection", width, heads * kernel)
+        if config.conv_type == "sdconv":
+            names |= {
+                f"{layer}/depthwise_kernel": (kernel, hidden),
+                f"{layer}/pointwise_kernel": (hidden, width),
+                f"{layer}/pointwise_bias": (width,),
+            }
+        names |= _dense(f"{layer}/kernel_projection", width, heads * kernel)
     names |= _dense("attention_output", width * (2 if has_convolution else 1), hidden)
     names |= _norm("attention_norm", hidden)
     names |= _grouped("feed_forward/up", hidden, config.intermediate_size, groups)
@@ -282,13 +284,16 @@ class _Table:
         return names | self.norm(f"{ours}output_norm", f"{theirs}output/LayerNorm")
 
     def _attention(self, ours, theirs):
-        has_convolution = self.config.conv_type == "sdconv"
+        has_convolution = self.config.conv_type != "noconv"
         parts = ["query", "key", "value"] + ["conv_attn_point"] * has_convolution
         names = {}
         for i, part in enumerate(parts):
             names |= self.layer(f"{ours}projection", theirs + part, part=i, parts=len(parts))
+        layer, key = f"{ours}convolution/", f"{theirs}conv_attn_key/"
         if has_convolution:
-            layer, key = f"{ours}convolution/", f"{theirs}conv_attn_key/"
+            kernels = self.layer(f"{layer}kernel_projection", f"{theirs}conv_attn_kernel")
+            names |= kernels
+        if self.config.conv_type == "sdconv":
             depthwise, pointwise = f"{layer}depthwise_kernel", f"{layer}pointwise_kernel"
             names |= {
                 f"{key}depthwise_kernel": self.part(
@@ -298,7 +303,7 @@ class _Table:
                     pointwise, as_shape=(1, *self.shapes[pointwise])
                 ),
                 f"{key}bias": self.part(f"{layer}pointwise_bias"),
-            } | self.layer(f"{layer}kernel_projection", f"{theirs}conv_attn_kernel")
+            }
         return names
 
 

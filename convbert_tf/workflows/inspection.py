@@ -45,7 +45,7 @@ def inspect(encoder, tokenizer, text, second=None):
     outputs = encoder(inputs, return_attention_scores=True)
     befores = [outputs["embedding_output"], *outputs["hidden_states"][:-1]]
     kernels = None
-    if encoder.config.conv_type == "sdconv":
+    if encoder.config.conv_type != "noconv":
         kernels = [
             block.attention.kernels(before, inputs["input_mask"])[0]
             for block, before in zip(encoder.blocks, befores, strict=True)

@@ -127,7 +127,9 @@ def test_padding(mask_convolution):
             assert (difference[-2:] > 1e-3).all()  # half a kernel
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_type": "noconv", "linear_groups": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"conv_type": "dconv"}, {"conv_type": "noconv", "linear_groups": 1}]
+)
 def test_compiled_is_eager_and_lengths_may_be_unknown(options):
     encoder, ids = ConvBertEncoder(tiny(**options)), token_ids()
     expected = encode(encoder, ids)["sequence_output"]

@@ -37,6 +37,7 @@ LAYERS = {
     ),
     "attention": (MixedAttention, ATTENTION),
     "noconv": (MixedAttention, ATTENTION | {"conv_type": "noconv"}),
+    "dconv": (MixedAttention, ATTENTION | {"conv_type": "dconv"}),
     "feed_forward": (
         FeedForward,
         {
@@ -229,7 +230,7 @@ def test_a_functional_model_is_saved_and_loaded(tmp_path, return_scores):
     [
         (lambda: SpanDynamicConvolution(2, 4, 4), "must be odd, got 4"),
         (lambda: MixedAttention(5).build((None, None, 12)), "12 is not divisible .* 5"),
-        (lambda: MixedAttention(2, conv_type="other"), "'noconv', got 'other'"),
+        (lambda: MixedAttention(2, conv_type="other"), "'dconv' or 'noconv', got 'other'"),
         (lambda: GroupedDense(9, 2), "units=9 cannot be divided into groups=2"),
         (lambda: GroupedDense(8, 0), "groups=0"),
         (lambda: GroupedDense(8, 2).build((None, 9)), "input of 9 cannot .* groups=2"),
@@ -248,3 +249,37 @@ def test_a_mask_is_taken_without_a_warning_and_not_handed_on():
         warnings.simplefilter("error")
         outputs = block(x, mask=mask)
     assert getattr(outputs, "_keras_mask", None) is None
+
+
+def test_without_spans_a_kernel_comes_from_its_token_alone():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 9, 8)).astype("float32")
+    other = x.copy()
+    other[0, 4] += 1
+    changed = {}
+    for conv_type in ("sdconv", "dconv"):
+        layer = MixedAttention(4, head_ratio=2, conv_kernel_size=3, conv_type=conv_type)
+        layer(x)
+        for weight in layer.weights:  # so that kernels differ
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+        before, after = (layer.kernels(values).numpy()[0] for values in (x, other))  # [N, T, K]
+        np.testing.assert_allclose(before.sum(axis=-1), 1, atol=1e-5)
+        changed[conv_type] = np.flatnonzero(np.abs(after - before).max(axis=(0, 2)) > 1e-6).tolist()
+    assert changed == {"sdconv": [3, 4, 5], "dconv": [4]}
+
+
+def test_dynamic_convolution_is_its_formula():
+    rng = np.random.default_rng(1)
+    layer = SpanDynamicConvolution(num_heads=2, size_per_head=3, conv_kernel_size=3, span=False)
+    x, query, values = (rng.normal(size=(1, 5, n)).astype("float32") for n in (8, 6, 6))
+    layer(x, query, values)
+    assert [weight.path.split("/")[-1] for weight in layer.weights] == ["kernel", "bias"]
+    kernel, bias = (rng.normal(size=weight.shape) for weight in layer.weights)
+    layer.set_weights([kernel, bias])
+    logits = (query[0] @ kernel + bias).reshape(5, 2, 3)
+    weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)  # [T, N, K]
+    padded = np.pad(values[0].reshape(5, 2, 3), [(1, 1), (0, 0), (0, 0)])
+    expected = [
+        sum(weights[t, :, j, None] * padded[t + j] for j in range(3)).reshape(6) for t in range(5)
+    ]
+    np.testing.assert_allclose(layer(x, query, values)[0], expected, atol=1e-5)

@@ -268,6 +268,7 @@ def test_of_a_pretrainer_the_encoder_is_written_and_the_rest_is_told(tmp_path, c
         (lambda: ConvBertEncoder(tiny(head_ratio=1)), "head_ratio 1"),
         (lambda: ConvBertEncoder(tiny(num_attention_heads=1)), "num_attention_heads 1"),
         (lambda: ConvBertEncoder(tiny(conv_type="noconv")), "always has its convolution"),
+        (lambda: ConvBertEncoder(tiny(conv_type="dconv")), "conv_type 'dconv'"),
         (lambda: ConvBertEncoder(tiny(mask_convolution=True)), "never masks it"),
         (lambda: ConvBertEncoder(tiny(hidden_act="elu")), "hidden_act 'elu'"),
         (

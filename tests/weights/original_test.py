@@ -207,6 +207,7 @@ OTHERS = {
     ),
     "electra": (lambda: ConvBertPretrainer(tiny(conv_type="noconv", head_ratio=1)), None),
     "encoder": (lambda: ConvBertEncoder(tiny()), None),
+    "dconv": (lambda: ConvBertEncoder(tiny(conv_type="dconv")), None),
     "labels": (lambda: TextClassifier(ConvBertEncoder(tiny()), 2, labels=["a", "b"]), "mine"),
     "tags": (lambda: TokenClassifier(ConvBertEncoder(tiny()), 5), "chunk"),
     "independent": (lambda: QuestionAnswerer(ConvBertEncoder(tiny()), True, 7, False), "squad"),
