@@ -1,6 +1,7 @@
 """Strategies by name, and what is refused before a model is built."""
 
 import pytest
+import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.training import strategies
@@ -60,3 +61,21 @@ def test_one_device_is_its_own_chief_and_described(capsys):
     assert (
         capsys.readouterr().out == "OneDeviceStrategy, 1 replica of batch 8 in 2 parts, float32\n"
     )
+
+
+def test_training_leaves_the_settings_of_graphs_as_they_were():
+    def settings():
+        return tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+
+    assert not settings()
+    with pytest.raises(ValueError), strategies.as_traced():
+        assert settings()
+        raise ValueError
+    assert not settings()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:  # of a deterministic run
+        with strategies.as_traced():
+            assert settings()
+        assert settings()
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
