@@ -241,6 +241,14 @@ def usable_cores():
     return os.cpu_count() or 1
 
 
+def has_bfloat16_units():
+    """Whether the processor says so; where there is no /proc/cpuinfo, False."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return False
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return bool({"avx512_bf16", "amx_bf16"} & set(file.read().split()))
+
+
 def duration(seconds):
     """`seconds` as people write it: '8 s', '3 min 20 s', '2 h 05 min', '4 d 3 h'."""
     seconds = int(round(seconds))

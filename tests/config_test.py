@@ -284,14 +284,6 @@ def test_a_pretraining_config_tells_its_parameters_source_and_command(name, argu
     assert "section 5.1" in module.__doc__ or "is ours" in module.__doc__
 
 
-def test_padding_reaches_as_far_as_the_kernels_of_all_layers():
-    reach = {"small": 48, "medium_small": 48, "base": 48}
-    assert {size: getattr(ModelConfig, size)().padding_reach for size in reach} == reach
-    assert ModelConfig(num_hidden_layers=3, conv_kernel_size=5).padding_reach == 6
-    for options in ({"mask_convolution": True}, {"conv_type": "noconv"}):
-        assert ModelConfig(**options).padding_reach == 0
-
-
 def test_baselines_keep_all_heads_and_differ_in_nothing_else():
     module = load_file(ROOT / "configs" / "pretrain_baseline.py")
     for size in ("small", "base"):

@@ -69,8 +69,10 @@ flags.DEFINE_integer("epoch_rounds", 1, "Turns in section epoch.", lower_bound=1
 flags.DEFINE_float("seconds", DEFAULTS.seconds, "No further round of the same variants after this.")
 flags.DEFINE_integer("threads", 0, "Cores to use; 0: all.", lower_bound=0)
 flags.DEFINE_enum("backend", "tensorflow", ["tensorflow", "jax"], "Of ours.")
-flags.DEFINE_enum(
-    "precision", None, ["float32", "bfloat16"], "Default: float32; bfloat16 with --backend=jax."
+flags.DEFINE_list(
+    "precision",
+    None,
+    "float32 (the default), bfloat16 (that of --backend=jax), or both: float32,bfloat16.",
 )
 flags.DEFINE_multi_string("peers_python", [], "Another interpreter with peers; may be given again.")
 flags.DEFINE_string("cola_dir", "", "Folder of train.tsv and dev.tsv, for section epoch.")
@@ -98,7 +100,9 @@ def main(_):
         step_shape=sections.parse_shape(FLAGS.step_shape),
         lengths=tuple(map(sections.parse_number, FLAGS.lengths)),
         batches=tuple(map(sections.parse_number, FLAGS.batches)),
-        precision=FLAGS.precision or ("bfloat16" if FLAGS.backend == "jax" else "float32"),
+        precisions=tuple(
+            FLAGS.precision or (["bfloat16"] if FLAGS.backend == "jax" else ["float32"])
+        ),
     )
     sections.run(options, FLAGS.json, FLAGS.plot)
 

@@ -101,20 +101,12 @@ def main(_):
     options["precision"] = PRECISION.value or "float32"
     serving.export(PRESET.value, OUTPUT_DIR.value, **options)
     if PRECISION.value == "bfloat16":
-        units = "this one has" if _has_bfloat16_units() else "this one does not have"
+        units = "this one has" if console.has_bfloat16_units() else "this one does not have"
         console.say(
             "bfloat16 is quicker only on processors with units for it (flags avx512_bf16 or "
             f"amx_bf16), which {units}, and slower on others"
         )
     console.say(f"the SavedModel is in {OUTPUT_DIR.value}")
-
-
-def _has_bfloat16_units():
-    """Whether the processor says so; where there is no /proc/cpuinfo, False."""
-    if not os.path.exists("/proc/cpuinfo"):
-        return False
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return bool({"avx512_bf16", "amx_bf16"} & set(file.read().split()))
 
 
 def _check_flags():

@@ -191,6 +191,7 @@ def test_installed_tells_versions_and_a_wrong_interpreter():
         ({"sections": ("froward",)}, "no section 'froward': choose of forward"),
         ({"sizes": ("large",)}, "no size 'large'"),
         ({"peers": ("jax",)}, "no peer 'jax'"),
+        ({"precisions": ("float32", "half")}, "no precision 'half'"),
         ({"sections": ("epoch",)}, "section epoch needs --cola_dir."),
         ({"sections": ("records",), "text": "no/text"}, "--text=no/text is not there"),
         ({"sections": ("records",), "backend": "jax"}, "not with --backend=jax"),
@@ -324,17 +325,16 @@ def test_ours_alone_is_measured_from_flags_to_file(tmp_path, capsys):
         shapes=((2, 16),),
         step_shape=(2, 16),
         peers=(),
+        precisions=("float32", "bfloat16"),
         rounds=2,
     )
     path = tmp_path / "benchmark.json"
     rows = sections.run(options, str(path))
-    assert [row["variant"] for row in rows] == [
-        "ours",
-        "ours, a thread an operation",
-        "ours",
-        "the original's losses",
-        "the original's losses and layers",
-    ]
+    steps = ["ours", "the original's losses", "the original's losses and layers"]
+    forward = ["ours", "ours, a thread an operation"]
+    assert [row["variant"] for row in rows] == 2 * forward + 2 * steps
+    precisions = [row["precision"] for row in rows if row["section"] == "forward"]
+    assert precisions == ["float32"] * 2 + ["bfloat16"] * 2
     assert all(0 < row["share"] < 1 and len(row["seconds"]) == 2 for row in rows)
     report = json.loads(path.read_text())
     assert report["rows"][0]["median"] == rows[0]["median"] and "tensorflow" in report["machine"]

@@ -72,7 +72,7 @@ def test_peers_of_each_task_are_those_that_were_asked_for(tmp_path):
     for name in ("squad", "texts", "vocab_file"):
         (tmp_path / name).write_text("")
     files = {name: str(tmp_path / name) for name in ("squad", "texts", "vocab_file")}
-    options = Options(sections=("serve",), peers=("eager",), **files)
+    options = Options(sections=("serve",), peers=("eager", "openvino"), **files)
     names = [variant.name for variant in servers_of(options, "questions", "models")]
     assert names[0].startswith("ours") and "Hugging Face, pipeline" in names
     assert "OpenVINO" in names and not any("compiled" in name for name in names)

@@ -6,13 +6,14 @@ is before and after them is Hugging Face's tokenizer and, for questions, the sea
 """
 
 import os
+import tempfile
 
 import numpy as np
 
 from tools.benchmark import peers_questions
 from tools.benchmark.loads import under_load
-from tools.benchmark.peers import _set_up_torch
-from tools.benchmark.workers import Ready, serve
+from tools.benchmark.peers import _config, _inputs, _num_weights, _set_up_torch
+from tools.benchmark.workers import Ready, repeat, serve
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 ONNX, ONNX_INT8, OPENVINO = "model.onnx", "model.int8.onnx", "openvino.xml"
@@ -145,10 +146,12 @@ def _with_onnx(work, file=ONNX):
 def _with_openvino(work):
     import openvino
 
-    compiled = openvino.compile_model(
-        os.path.join(work["model"], OPENVINO), "CPU", {"INFERENCE_NUM_THREADS": work["threads"],
-        "INFERENCE_PRECISION_HINT": work.get("hint", "f32")},
-    )  # fmt: skip
+    path = os.path.join(work["model"], work.get("file", OPENVINO))
+    settings = {
+        "INFERENCE_NUM_THREADS": work["threads"],
+        "INFERENCE_PRECISION_HINT": work.get("hint", "f32"),
+    }
+    compiled = openvino.compile_model(path, "CPU", settings)
     outputs = list(compiled.outputs)
 
     def compute(inputs):
@@ -172,14 +175,24 @@ _RUNTIMES = {
 def make_networks(work):
     """Writes the network of `model` beside it, for ONNX Runtime (float32, int8) and OpenVINO."""
     import openvino
-    import torch
     from onnxruntime import quantization
 
     model, _ = _torch_model(work)
+    path = os.path.join(work["model"], ONNX)
+    _export(model, _logits_of(work), path)
+    quantization.quantize_dynamic(path, os.path.join(work["model"], ONNX_INT8))
+    converted = openvino.convert_model(path)
+    openvino.save_model(converted, os.path.join(work["model"], OPENVINO), compress_to_fp16=False)
+    _check_networks(work, model)
+    return Ready(lambda n: None, warm_up=0)
+
+
+def _export(model, names, path):
+    """Writes the network of Hugging Face's `model`, with these outputs, as ONNX."""
+    import torch
+
     ids = torch.randint(5, 100, (2, 24))
     example = {NAMES[0]: ids, NAMES[1]: torch.ones_like(ids), NAMES[2]: torch.zeros_like(ids)}
-    names = list(_logits_of(work))
-    path = os.path.join(work["model"], ONNX)
     dynamic = {name: {0: "batch", 1: "length"} for name in NAMES}
     dynamic |= {name: {0: "batch"} for name in names}
 
@@ -190,23 +203,36 @@ def make_networks(work):
 
         def forward(self, *inputs):
             outputs = self.model(**dict(zip(NAMES, inputs, strict=True)))
-            return tuple(outputs[name] for name in _logits_of(work))
+            return tuple(outputs[name] for name in names)
 
     torch.onnx.export(
         Network().eval(),
         tuple(example.values()),
         path,
         input_names=list(NAMES),
-        output_names=names,
+        output_names=list(names),
         dynamic_axes=dynamic,
         opset_version=18,
         dynamo=False,
     )
-    quantization.quantize_dynamic(path, os.path.join(work["model"], ONNX_INT8))
-    converted = openvino.convert_model(path)
-    openvino.save_model(converted, os.path.join(work["model"], OPENVINO), compress_to_fp16=False)
-    _check_networks(work, model)
-    return Ready(lambda n: None, warm_up=0)
+
+
+def forward(work):
+    """The encoder's output by `runtime`, of a network made of Hugging Face's model here."""
+    import transformers
+
+    _set_up_torch(work)
+    model = transformers.ConvBertModel(_config(work)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, ONNX)
+        _export(model, ("last_hidden_state",), path)
+        number = _num_weights(model)
+        del model
+        hint = "bf16" if work["precision"] == "bfloat16" else "f32"
+        run = _RUNTIMES[work["runtime"]](work | {"model": folder, "hint": hint, "file": ONNX})
+        inputs = _inputs(work, lambda values: values.astype("int64"))
+        run(inputs)
+    return Ready(repeat(lambda: run(inputs)), number)
 
 
 def _check_networks(work, model):
@@ -234,5 +260,6 @@ if __name__ == "__main__":
             "question_pipeline": question_pipeline,
             "network": network,
             "make_networks": make_networks,
+            "forward": forward,
         }
     )

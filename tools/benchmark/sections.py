@@ -365,20 +365,44 @@ def run(options, json_file=None, plot_file=None):
         json_file: for machine, options and rows, written after every section.
         plot_file: for the curves, .svg or .png.
     """
-    lab, rows = Laboratory(options, rulers_of(options)), []
+    several, rows = _by_precision(options), []
+    labs = [Laboratory(each, rulers_of(each)) for each in several]
     try:
         for section in options.sections:
-            own = [row for group in GROUPS[section](options) for row in measure(group, lab)]
+            own = []
+            for each in labs if section in _OF_PRECISION else labs[:1]:
+                label = {"precision": each.options.precision} if len(labs) > 1 else {}
+                for group in GROUPS[section](each.options):
+                    labelled = dataclasses.replace(group, labels=group.labels | label)
+                    own += measure(labelled, each)
             rows += own
             rate = max((row.get("rate", 0) for row in own), default=0)
             note = f" (matrix rate up to {rate / 1e9:,.0f} GFLOP/s)" if rate else ""
             say(f"\n{section}{note}\n{table(own)}\n")
-            report = {"machine": lab.describe(), "options": dataclasses.asdict(options)}
+            report = {"machine": _describe(labs), "options": dataclasses.asdict(options)}
             if json_file:
                 write_json(json_file, report | {"rows": rows})
             if plot_file and section == "curve":
                 plot(own, plot_file)
-        say(lab.describe())
+        say(_describe(labs))
     finally:
-        lab.close()
+        for lab in labs:
+            lab.close()
     return rows
+
+
+_OF_PRECISION = ("forward", "step", "pretrain", "curve")  # sections that `precision` changes
+
+
+def _by_precision(options):
+    """Options with one precision each."""
+    precisions = options.precisions or (options.precision,)
+    return [dataclasses.replace(options, precision=each) for each in precisions]
+
+
+def _describe(labs):
+    """The machine and the software of all laboratories, as one line."""
+    for lab in labs[1:]:
+        for name, versions in lab.versions.items():
+            labs[0].versions.setdefault(name, set()).update(versions)
+    return labs[0].describe([lab.options.precision for lab in labs])

@@ -67,6 +67,7 @@ COLUMNS = {
     "length": _cell("length", str),
     "text": _cell("text", str),
     "load": _cell("load", str),
+    "precision": _cell("precision", str),
     "variant": lambda row: row["variant"],
     "answers/s": _cell("answers_per_second", lambda value: f"{value:,.1f}"),
     "median ms": lambda row: _milliseconds("latency_50" if "latency_50" in row else "median")(row),
@@ -83,7 +84,7 @@ COLUMNS = {
     "device MB": _cell("device_peak_bytes", lambda value: f"{value / 1e6:,.0f}"),
     "": lambda row: row.get("note", "")[:_LONGEST_NOTE] or ("best peer" if row.get("best") else ""),
 }
-_LEFT = ("size", "text", "variant", "load", "")
+_LEFT = ("size", "precision", "text", "variant", "load", "")
 
 
 def table(rows):

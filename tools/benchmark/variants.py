@@ -25,7 +25,7 @@ SIZES = {
         linear_groups=2,
     ),
 }
-PEERS = ("eager", "compiled", "tensorflow")
+PEERS = ("eager", "compiled", "tensorflow", "onnx", "openvino")
 FILES = {  # needed
     "epoch": ("cola_dir", "vocab_file"),
     "records": ("text", "vocab_file"),
@@ -54,6 +54,7 @@ class Options:
     threads: int = 0  # 0: all cores
     backend: str = "tensorflow"  # of ours: "jax" too
     precision: str = "float32"
+    precisions: tuple = ()  # several in one run, in place of `precision`
     peers_python: tuple = ()
     cola_dir: str = ""
     text: str = ""
@@ -69,6 +70,7 @@ class Options:
         _check_names("size", self.sizes, SIZES)
         _check_names("peer", self.peers, PEERS)
         _check_names("load", self.loads, LOADS)
+        _check_names("precision", (self.precision, *self.precisions), ("float32", "bfloat16"))
         for section, needed in FILES.items():
             if section in self.sections:
                 if self.backend == "jax":
@@ -163,8 +165,11 @@ def of_torch(name, what, needs=("torch", "transformers"), **work):
     return Variant(f"Hugging Face, {name}", THEIRS, what, needs, work)
 
 
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
 def peers_of(options, kind):
-    """Hugging Face's variants of `kind` "forward" or "step"."""
+    """The peers' variants of `kind` "forward" or "step"."""
     known = {
         "eager": of_torch("PyTorch eager", f"torch_{kind}", compile=False),
         "compiled": of_torch("PyTorch compiled", f"torch_{kind}", compile=True),
@@ -177,8 +182,15 @@ def peers_of(options, kind):
             without=UNASKED,
         ),
     }
+    if kind == "forward":
+        for name, label in (("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")):
+            needs = ("torch", "transformers", _PACKAGES[name])
+            known[name] = Variant(label, THEIR_SERVERS, "forward", needs, {"runtime": name})
+        if options.precision != "float32":  # ONNX Runtime has no bfloat16 on processors
+            del known["onnx"]
     on_jax = options.backend == "jax"  # for machines without TensorFlow
-    return tuple(known[name] for name in options.peers if not (on_jax and name == "tensorflow"))
+    left_out = {"tensorflow", "onnx", "openvino"} if on_jax else set()
+    return tuple(known[n] for n in options.peers if n in known and n not in left_out)
 
 
 def rulers_of(options):
@@ -198,8 +210,8 @@ _OUR_SERVERS = (
     ("ours, SavedModel, a thread an operation", "saved_model", "saved_model", {"intra": 1}),
 )
 _RUNTIMES = (
-    ("ONNX Runtime", "onnx", "onnxruntime"),
-    ("ONNX Runtime int8", "int8", "onnxruntime"),
+    ("ONNX Runtime", "onnx", "onnx"),
+    ("ONNX Runtime int8", "int8", "onnx"),
     ("OpenVINO", "openvino", "openvino"),
     ("OpenVINO bfloat16", "openvino-bf16", "openvino"),
 )
@@ -213,9 +225,9 @@ def servers_of(options, task, folder):
         yield Variant(name, OUR_SERVERS, what, needs, work | model, without=UNASKED)
     for name, what, work, needs in _their_servers(options, task):
         yield Variant(f"Hugging Face, {name}", THEIR_SERVERS, what, needs, work)
-    if options.peers:
-        for name, runtime, package in _RUNTIMES:
-            needs = ("transformers", package)
+    for name, runtime, peer in _RUNTIMES:
+        if peer in options.peers:
+            needs = ("transformers", _PACKAGES[peer])
             yield Variant(name, THEIR_SERVERS, "network", needs, {"runtime": runtime})
 
 

@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from convbert_tf import console
 from convbert_tf.console import UserError, reason
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -226,8 +227,9 @@ class Laboratory:
                     self._rulers[variant.name] = self.start(variant, {})
         return self._rulers
 
-    def describe(self):
+    def describe(self, precisions=None):
         """The machine and the software, as one line."""
+        precision = " and ".join(precisions or [self.options.precision])
         model = platform.machine()
         with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
             models = [
@@ -236,7 +238,9 @@ class Laboratory:
             model = models[0] if models else model
         found = [f"{name} {', '.join(sorted(v))}" for name, v in sorted(self.versions.items())]
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return "; ".join([f"{model}, {threads}", self.options.precision, *found])
+        units = "with" if console.has_bfloat16_units() else "without"
+        machine = f"{model} {units} bfloat16 units, {threads}"
+        return "; ".join([machine, precision, *found])
 
     def close(self):
         for worker in self._rulers.values():
