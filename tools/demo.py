@@ -247,8 +247,8 @@ def _inside(directory):
         layer = gradio.Dropdown(layers, value=1, label="layer")
         pressed = gradio.Button("look", variant="primary")
         pictures = [
-            gradio.Plot(label="the kernels that each token makes for the convolution"),
-            gradio.Plot(label="attention"),
+            gradio.Plot(label="kernels", show_label=False),
+            gradio.Plot(label="attention", show_label=False),
         ]
         pressed.click(look, [text, layer], pictures, api_name="look")
 
