@@ -78,7 +78,7 @@ def parquet(columns):
         ("a.csv", '7,"a, ""b"""\r\n8,"c\nd"', {"columns": ["2"], "header": False}),
         ("a.jsonl", '{"id": "7", "text": "a, \\"b\\""}\n\n{"text": "c\\nd", "id": "8"}\n', {}),
         ("a.tsv", 'text\tid\na, "b"\t7\nc d\t8\n', {}),
-        ("a.csv.gz", gzip.compress(b'id,text\n7,"a, ""b"""\n8,c d\n'), {}),
+        ("a.csv.gz", gzip.compress(b'id,text\n7,"a, ""b"""\n8,c d\n', mtime=0), {}),
         ("a.json", '[{"id": "7", "text": "a, \\"b\\""}, {"id": "8", "text": "c d"}]', {}),
         ("a.parquet", parquet({"id": ["7", "8"], "text": ['a, "b"', "c d"]}), {}),
     ],
