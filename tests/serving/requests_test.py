@@ -252,7 +252,7 @@ def test_a_thousand_rows_take_bounded_memory(ask):
 
 
 def test_a_table_of_words_that_is_too_large_is_refused(ask, servers, monkeypatch):
-    monkeypatch.setattr(tokens, "_MOST_PLACES", 10)
+    monkeypatch.setattr(tokens, "MOST_PLACES", 10)
     serve = servers["tags"]._serve  # not as it was traced
     assert serve(tf.constant(["a a", "a a a a a"]))["num_words"].numpy().tolist() == [2, 5]
     with pytest.raises(tf.errors.InvalidArgumentError, match="send it alone"):
