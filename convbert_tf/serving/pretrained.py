@@ -19,11 +19,11 @@ from convbert_tf.serving.inference import (
     shared,
     signature,
 )
+from convbert_tf.serving.litert_decoding import MASK
 from convbert_tf.serving.tokens import PieceReader, padded, rectangular
 from convbert_tf.text.preprocessing import TextPreprocessor
 from convbert_tf.text.strings import readable
 
-MASK = "[MASK]"
 _TEXT = tf.TensorSpec([None], tf.string)
 
 
@@ -268,11 +268,7 @@ class MaskFillerServer(tf.Module):
     def _pieces(self, parts):
         """Ids of the texts with [MASK] between the parts: ragged [B, None]."""
         ids = self.tokenizer.tokenize(parts.values)
-        last = tf.cumsum(parts.row_lengths()) - 1
-        number = tf.size(parts.values, tf.int64)
-        masks = tf.tensor_scatter_nd_update(
-            tf.ones([number], tf.int64), last[:, None], tf.zeros_like(last)
-        )
+        masks = tf.cast(_has_mask_behind(parts), tf.int64)
         behind = tf.fill([tf.reduce_sum(masks)], self.tokenizer.mask_id)
         ids = tf.concat([ids, tf.RaggedTensor.from_row_lengths(behind, masks)], axis=1)
         splits = tf.gather(ids.row_splits, parts.row_splits)
@@ -280,14 +276,8 @@ class MaskFillerServer(tf.Module):
 
     def _fill(self, parts, best):
         """The texts with the pieces `best` [masks] in the places of the masks: [B]."""
-        is_last = tf.scatter_nd(
-            (tf.cumsum(parts.row_lengths()) - 1)[:, None],
-            tf.ones([parts.nrows()], tf.bool),
-            [tf.size(parts.values, tf.int64)],
-        )
-        behind = tf.tensor_scatter_nd_update(
-            tf.fill(tf.shape(is_last), ""), tf.where(~is_last), best
-        )
+        masks = tf.where(_has_mask_behind(parts))
+        behind = tf.tensor_scatter_nd_update(tf.fill(tf.shape(parts.values), ""), masks, best)
         goes_on = tf.strings.regex_full_match(behind, "##(?s:.+)")
         stripped = tf.strings.regex_replace(parts.values, r"\s+$", "")
         before = tf.where(goes_on, stripped, parts.values)
@@ -302,6 +292,13 @@ class MaskFillerServer(tf.Module):
             "doc_stride": self._of_pieces.stride,
             "padding": self.padding.kind,
         }
+
+
+def _has_mask_behind(parts):
+    """Which of the parts of all texts, flat bool, are not the last of their text."""
+    last = tf.cumsum(parts.row_lengths()) - 1
+    every = tf.fill([tf.size(parts.values)], True)
+    return tf.tensor_scatter_nd_update(every, last[:, None], tf.zeros_like(last, tf.bool))
 
 
 # What `serving.export` may serve of a pre-trained model, by the name of its option `serve`.

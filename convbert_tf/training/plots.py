@@ -81,7 +81,7 @@ def plot_run(model_dirs, path, metrics=None):
     Raises:
         UserError: matplotlib is missing, or no run has one of the metrics.
     """
-    figure = _matplotlib_figure()
+    figure = matplotlib_figure()
     kind = os.path.splitext(path)[1]
     if kind not in (".svg", ".png"):
         raise UserError(f"{path} must end in .svg or .png.")
@@ -116,7 +116,7 @@ def plot_precision_recall(curves, path):
     Raises:
         UserError: matplotlib is missing.
     """
-    drawing = _matplotlib_figure().Figure(figsize=(5, 4), layout="constrained")
+    drawing = matplotlib_figure().Figure(figsize=(5, 4), layout="constrained")
     panel = drawing.subplots()
     for name, (recalls, precisions) in curves.items():
         average = 100 * sum((recalls[1:] - recalls[:-1]) * precisions[1:])
@@ -171,7 +171,7 @@ def confusion_image(labels, matrix):
     Raises:
         UserError: matplotlib is missing.
     """
-    figure = _matplotlib_figure()
+    figure = matplotlib_figure()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     counts = np.asarray(matrix)
@@ -182,7 +182,7 @@ def confusion_image(labels, matrix):
     canvas, panel = FigureCanvasAgg(drawing), drawing.subplots()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [label if len(label) <= 20 else label[:18] + "..." for label in labels]
-    names = [name.replace("$", r"\$") for name in names]  # between two stands a formula
+    names = as_shown(names)
     panel.set_xticks(range(len(names)), names, rotation=90 if len(names) > 3 else 0)
     panel.set_yticks(range(len(names)), names)
     panel.tick_params(labelsize=9 if numbered else 6)
@@ -194,7 +194,12 @@ def confusion_image(labels, matrix):
     return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
-def _matplotlib_figure():
+def as_shown(names):
+    """`names` as matplotlib shows them literally: between two dollars stands a formula."""
+    return [name.replace("$", r"\$") for name in names]
+
+
+def matplotlib_figure():
     try:
         from matplotlib import figure
     except ImportError:

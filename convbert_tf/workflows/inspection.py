@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from convbert_tf.console import UserError
 from convbert_tf.text.preprocessing import pack
+from convbert_tf.training import plots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,10 @@ def draw_attention(inside, layer):
     for head, (panel, values) in enumerate(zip(panels, inside.attention[layer], strict=True)):
         panel.imshow(values, cmap="Blues", vmin=0, vmax=max(values.max(), 1e-6))
         panel.set(title=f"attention, layer {layer + 1}, head {head + 1}", xlabel="looks at")
-        panel.set_xticks(range(len(inside.tokens)), _shown(inside.tokens), rotation=90, fontsize=8)
-        panel.set_yticks(range(len(inside.tokens)), _shown(inside.tokens), fontsize=8)
+        panel.set_xticks(
+            range(len(inside.tokens)), plots.as_shown(inside.tokens), rotation=90, fontsize=8
+        )
+        panel.set_yticks(range(len(inside.tokens)), plots.as_shown(inside.tokens), fontsize=8)
     return drawing
 
 
@@ -89,19 +92,11 @@ def draw_kernels(inside, layer):
         panel.imshow(of_head, cmap="Oranges", vmin=0, vmax=values.max(), aspect="auto")
         panel.set(title=f"kernels, layer {layer + 1}, head {head + 1}", xlabel="place")
         panel.set_xticks(range(2 * half + 1), [f"{j - half:+d}" for j in range(2 * half + 1)])
-        panel.set_yticks(range(len(inside.tokens)), _shown(inside.tokens), fontsize=8)
+        panel.set_yticks(range(len(inside.tokens)), plots.as_shown(inside.tokens), fontsize=8)
     return drawing
 
 
 def _panels(number, width, height):
-    try:
-        from matplotlib import figure
-    except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install matplotlib.") from error
     size = (min(width * number, 40), min(height, 40))
-    drawing = figure.Figure(figsize=size, layout="constrained", dpi=80)
+    drawing = plots.matplotlib_figure().Figure(figsize=size, layout="constrained", dpi=80)
     return drawing, drawing.subplots(1, number, squeeze=False)[0]
-
-
-def _shown(tokens):
-    return [token.replace("$", r"\$") for token in tokens]  # between two stands a formula

@@ -33,12 +33,6 @@ def _logits_of(work):
     return ("start_logits", "end_logits") if work["task"] == "questions" else ("logits",)
 
 
-def _tokenizer(work):
-    import transformers
-
-    return transformers.BertTokenizerFast(work["vocab_file"], do_lower_case=True)
-
-
 def pipeline(work):
     """Classes by `pipeline("text-classification")`; `compile`: under torch.compile."""
 
@@ -50,7 +44,10 @@ def pipeline(work):
         if work.get("compile"):
             model.forward = torch.compile(model.forward)
         classify = transformers.pipeline(
-            "text-classification", model=model, tokenizer=_tokenizer(work), device=device
+            "text-classification",
+            model=model,
+            tokenizer=peers_questions._tokenizer(work),
+            device=device,
         )
         options = {"truncation": True, "max_length": work["length"], "top_k": None}
 
@@ -70,7 +67,10 @@ def question_pipeline(work):
 
         model, device = _torch_model(work)
         pipe = transformers.pipeline(
-            "question-answering", model=model, tokenizer=_tokenizer(work), device=device
+            "question-answering",
+            model=model,
+            tokenizer=peers_questions._tokenizer(work),
+            device=device,
         )
         options = {"max_seq_len": work["length"], "doc_stride": work["doc_stride"]}
 
@@ -87,7 +87,7 @@ def network(work):
     """Answers by a network alone, in `runtime`: "torch", "compiled", "onnx", "int8", "openvino"."""
 
     def make():
-        compute, tokenizer = _RUNTIMES[work["runtime"]](work), _tokenizer(work)
+        compute, tokenizer = _RUNTIMES[work["runtime"]](work), peers_questions._tokenizer(work)
         if work["task"] == "questions":
             return lambda rows: _answer(rows, compute, tokenizer, work)
 
