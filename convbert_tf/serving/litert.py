@@ -23,13 +23,15 @@ from convbert_tf.text.vocabulary import VOCAB_FILE
 MODEL_FILE, SETTINGS_FILE, SIGNATURE = "model.tflite", "settings.json", "serving_default"
 # Lengths that inputs are padded to. An interpreter of each is kept, since one of another length
 # takes 10 ms (small, int8) to be set up, of which 32 tokens take 3.5 to compute.
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _SPARE = 48  # tokens of padding that cost about as much as to set an interpreter up
 # Tokens times bytes of the model. Threads wait for each other in every operator: small in int8
-# takes 3.6 ms for 32 tokens with one thread and 4.3 with two, and 12 and 7 ms for 128 tokens.
-_WORTH_A_THREAD = 800_000_000
-# Of all interpreters together: their repacked weights, and the lengths of their inputs.
-_WEIGHTS_MB, _MOST_TOKENS = 110, 512
+# takes 5.8 ms for 64 tokens with one thread and 7.0 with two, and 8.7 and 6.9 for 96; in float32
+# 5.5 and 5.4 for 16, and 6.7 and 4.2 for 24.
+_WORTH_A_THREAD = 600_000_000
+# Of all interpreters together: their repacked weights, and the lengths of their inputs. Of small in
+# float32 four are kept (with two, SST-2's sentences take 11 ms instead of 6 and 190 MB for 270).
+_WEIGHTS_MB, _MOST_TOKENS = 220, 512
 
 
 class Entity(TypedDict):
