@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from convbert_tf import console
+from convbert_tf import console, files
 from convbert_tf.serving import litert
 from convbert_tf.tasks import answers
 
@@ -67,6 +67,8 @@ def _ask_saved_model(given):
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (its ops are in the graph)
 
+    if _are_short(given, SAVED_MODEL.value):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     try:
         model = tf.saved_model.load(SAVED_MODEL.value)
         serve = model.signatures["serving_default"]
@@ -79,6 +81,16 @@ def _ask_saved_model(given):
     _check_inputs(given, serve.structured_input_signature[1])
     outputs = serve(**{name: tf.constant(values) for name, values in given.items()})
     return {name: values.numpy() for name, values in outputs.items()}
+
+
+def _are_short(given, directory):
+    """Whether the texts together are so short that the model is quickest with one thread each."""
+    path = os.path.join(directory, "signature.json")
+    described = (
+        files.read_json(path, "what a SavedModel takes", dict) if os.path.exists(path) else {}
+    )
+    tokens = sum(len(value) for values in given.values() for value in values) / 4  # about
+    return tokens <= described.get("single_thread_tokens", 0)
 
 
 def _check_inputs(given, wanted):

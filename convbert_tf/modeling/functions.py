@@ -140,10 +140,8 @@ def gelu(x):
     """Gaussian error linear unit in its exact form, x * Phi(x), as the original computes it.
 
     Written by the error function, which fuses with the matrix product before it on CPUs. For the
-    gradient it keeps its slope alone, not x and Phi(x). In half precision it is Keras's.
+    gradient it keeps its slope alone, not x and Phi(x).
     """
-    if keras.backend.standardize_dtype(x.dtype) != "float32":
-        return ops.gelu(x, approximate=False)
 
     @custom_gradient
     def function(x):

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from convbert_tf.console import UserError
+from convbert_tf.modeling import flops
 
 # A model's inputs, ids of tokens [B, T].
 IDS = {
@@ -16,14 +17,35 @@ PADDINGS = ("longest", "full")
 # Tokens of windows that are computed at once, with padding: it bounds the memory of a call, and
 # more at once are not quicker on a processor.
 _TOKENS_AT_ONCE = 2048
+# Multiply-adds of a call up to which one thread an operation is quicker than several: most
+# operations are over before a second thread has woken up.
+_SINGLE_THREAD_MACS = 2.2e9
+# Bytes of matrices in half precision that become constants: small's 28 MB do, base's 212 do not.
+_MOST_CONSTANTS = 100_000_000
+
+
+def single_thread_tokens(config):
+    """Tokens of a text up to which a model is quickest with one thread an operation, on processors.
+
+    Args:
+        config: ModelConfig.
+
+    Returns:
+        An int, at most the model's positions.
+    """
+    lengths = range(config.max_position_embeddings, 0, -1)
+    fits = (each for each in lengths if flops.encoder_macs(config, each) <= _SINGLE_THREAD_MACS)
+    return next(fits, 0)
 
 
 def freeze(model):
     """A function that computes `model` with its weights of now as constants.
 
     With scales and biases as constants of the graph TensorFlow computes LayerNorm as one operation.
-    Matrices stay outside of the graph, where all traces share them and they take no more memory.
-    Training `model` further does not change the function.
+    In half precision it lays matrices out for the processor at every call, unless they are
+    constants as well; they are where the model is small. Else matrices stay outside of the graph,
+    where all traces share them and they take no more memory. Training `model` further does not
+    change the function.
 
     Args:
         model: a built Keras model.
@@ -36,10 +58,15 @@ def freeze(model):
         >>> classify = tf.function(freeze(classifier), autograph=False)
     """
     values = [(weight, tf.convert_to_tensor(weight.value)) for weight in model.weights]
+    halves = [value for _, value in values if value.dtype.size == 2]
+    fit = sum(2 * value.shape.num_elements() for value in halves) <= _MOST_CONSTANTS
+
+    def is_constant(value):
+        return value.shape.rank < 2 or (fit and value.dtype.size == 2)
 
     def frozen(inputs):
         constants = [
-            (weight, tf.constant(value.numpy()) if value.shape.rank < 2 else value)
+            (weight, tf.constant(value.numpy()) if is_constant(value) else value)
             for weight, value in values
         ]
         with keras.StatelessScope(constants):

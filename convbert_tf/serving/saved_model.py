@@ -16,7 +16,7 @@ from convbert_tf.console import UserError, reason, say
 from convbert_tf.files import undone_on_error, write_json
 from convbert_tf.modeling import presets
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.serving import model_server
+from convbert_tf.serving import inference, model_server
 from convbert_tf.serving.pretrained import SERVERS
 from convbert_tf.serving.questions import QuestionAnswererServer
 from convbert_tf.serving.sentences import ClassifierServer
@@ -63,6 +63,7 @@ def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **o
             described = server.describe() | {
                 "precision": precision,
                 "unicode_version": UNICODE_VERSION,
+                "single_thread_tokens": inference.single_thread_tokens(server.config),
             }
             described["signatures"] = model_server.complete(partial, server)
             write_json(os.path.join(partial, SIGNATURE_FILE), described)
@@ -73,9 +74,9 @@ def export(preset_dir, output_dir, max_seq_length=None, precision="float32", **o
 
 @contextlib.contextmanager
 def _precision(precision):
-    """Within it, encoders are made that compute in `precision`."""
+    """Within it, encoders are made that have their weights in `precision`, and compute in it."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    keras.config.set_dtype_policy(precision)
     try:
         yield
     finally:
@@ -85,7 +86,7 @@ def _precision(precision):
 def make_server(preset_dir, serve=None, **given):
     """The server of a preset: that of its head, or of what it was pre-trained for.
 
-    Args and errors as for `export`.
+    It has the model's ModelConfig as `config`. Args and errors as for `export`.
     """
     directory = presets.fetch(preset_dir)
     model = presets.load(directory)
@@ -101,7 +102,9 @@ def make_server(preset_dir, serve=None, **given):
     if foreign := options.keys() - known:
         what = f"serve={serve}" if serve else f"a {type(model).__name__}"
         raise UserError(f"{', '.join(sorted(foreign))}: no option of {what}.")
-    return kind(model, WordPieceTokenizer(*vocabulary), **options)
+    server = kind(model, WordPieceTokenizer(*vocabulary), **options)
+    server.config = config
+    return server
 
 
 def _kind(model, serve, preset_dir):

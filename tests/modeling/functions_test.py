@@ -1,9 +1,11 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from convbert_tf.modeling.functions import layer_norm
+from convbert_tf.modeling.functions import gelu, layer_norm
 from convbert_tf.modeling.linear import LayerNormalization
 
 
@@ -70,3 +72,20 @@ def test_gradient_needs_no_static_length():
     x = tf.random.stateless_normal((2, 3, 4), (0, 1))
     expected = tf.reduce_sum(3 * layer(x)[:, 0] ** 3, axis=0)
     np.testing.assert_allclose(gradient(x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("bfloat16", 0.01)])
+def test_gelu_and_its_slope_are_those_of_the_definition(dtype, tolerance):
+    values = np.linspace(-4, 4, 161)
+    x = tf.constant(values, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = gelu(x)
+    slopes = tape.gradient(y, x)
+    assert y.dtype == slopes.dtype == dtype
+    rounded = np.float64(np.float32(x))
+    cdf = np.array([0.5 * (1 + math.erf(each / math.sqrt(2))) for each in rounded])
+    density = np.exp(-(rounded**2) / 2) / math.sqrt(2 * math.pi)
+    size = np.maximum(1, np.abs(rounded))
+    assert (np.abs(np.float32(y) - rounded * cdf) / size).max() < tolerance
+    assert np.abs(np.float32(slopes) - (cdf + rounded * density)).max() < tolerance

@@ -1,12 +1,14 @@
 """Graphs with constant weights: what they compute, and that they stay as they were."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import convbert_tf
-from convbert_tf import ConvBertEncoder, TextClassifier
+from convbert_tf import ConvBertEncoder, ModelConfig, TextClassifier
 from convbert_tf.modeling.linear import LayerNormalization
+from convbert_tf.serving import inference
 from convbert_tf.serving.inference import freeze
 from tests import goldens
 from tests.modeling.encoder_test import tiny
@@ -51,6 +53,31 @@ def test_a_frozen_encoder_gives_the_encoders_output(groups, shape):
             scale = np.abs(expected[name]).max()
             assert np.abs(outputs[name] - expected[name]).max() < 3e-6 * scale, name
     assert not function.get_concrete_function().variables
+
+
+@pytest.mark.parametrize("most", [0, 10**8])
+def test_matrices_in_half_precision_are_constants_where_they_are_few(most, monkeypatch):
+    monkeypatch.setattr(inference, "_MOST_CONSTANTS", most)
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        encoder = ConvBertEncoder(tiny())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    randomized(encoder)
+    function = compiled(encoder, (3, 20))
+    matrices = sum(len(weight.shape) > 1 for weight in encoder.weights)
+    captured = len(function.get_concrete_function().captured_inputs)
+    assert captured == (0 if most else matrices)
+    expected = np.float32(encoder(batch())["sequence_output"])
+    outputs = np.float32(function(batch())["sequence_output"])
+    assert np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_short_texts_are_worth_one_thread_an_operation():
+    small, base = ModelConfig.small(), ModelConfig.base()
+    assert 128 < inference.single_thread_tokens(small) < 512
+    assert inference.single_thread_tokens(base) < 32
+    assert inference.single_thread_tokens(tiny()) == tiny().max_position_embeddings
 
 
 def test_it_is_where_the_readme_says():

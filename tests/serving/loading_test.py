@@ -63,7 +63,10 @@ def test_a_saved_model_may_compute_in_bfloat16(folder, tmp_path):
     assert logits[0].dtype == np.float32
     assert 1e-4 < np.abs(logits[0] - logits[1]).max() < 0.1
     assert keras.config.dtype_policy().name == "float32"
-    assert json.loads((tmp_path / "1" / "signature.json").read_text())["precision"] == "bfloat16"
+    described = json.loads((tmp_path / "1" / "signature.json").read_text())
+    assert described["precision"] == "bfloat16"
+    config = TextClassifier.from_preset(str(folder / "preset")).encoder.config
+    assert described["single_thread_tokens"] == config.max_position_embeddings  # it is tiny
 
 
 def test_what_cannot_be_asked_is_refused(folder, tmp_path):
