@@ -39,10 +39,12 @@ MAY_IMPORT = WINGS | {
     "configs": {"config"},
     "tools/*.py": LIBRARY,
     "tools/benchmark.py": LIBRARY | {"tools/benchmark"},
+    "tools/evidence.py": LIBRARY | {"tools/evidence"},
     "tools/make_documentation_data.py": LIBRARY | {"tools/quickstart"},
     "tools/benchmark": LIBRARY,
+    "tools/evidence": LIBRARY,
     "tools/quickstart": LIBRARY,
-    "tests": LIBRARY | {"tools/benchmark", "tools/quickstart"},
+    "tests": LIBRARY | {"tools/benchmark", "tools/evidence", "tools/quickstart"},
 }
 NOT_EACH_OTHER = {"__init__", "configs", "tools/*.py"}
 

@@ -1,0 +1,1 @@
+"""What tools/evidence.py consists of: models to compare, their runs, scores, tables and picture."""

@@ -1,0 +1,251 @@
+"""The runs that tables are made of, each by a tool of tools/ in a process of its own.
+
+A run that is done is kept; one that was interrupted goes on.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+from convbert_tf import config, files
+from convbert_tf.config import ModelConfig, PretrainingExperiment, flags
+from convbert_tf.console import UserError, say
+from convbert_tf.data import text_files
+from convbert_tf.training import plots, scores
+from tools.evidence import models
+
+TOOLS = pathlib.Path(__file__).parents[1]
+GLUE = ("cola", "sst2", "mrpc", "stsb", "rte")
+_HELD_OUT = 200  # one document of so many, by the hash of its text
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all runs of a table have in common.
+
+    Attributes:
+        config: path of a pre-training config.
+        experiment: PretrainingExperiment in it, with the changes in `arguments`.
+        output_dir: folder of all runs.
+        arguments: of tools/pretrain.py, on top of the config.
+    """
+
+    config: str
+    experiment: PretrainingExperiment
+    output_dir: str
+    arguments: tuple = ()
+
+    def path(self, *parts):
+        return os.path.join(self.output_dir, *parts)
+
+
+def given(file, experiment):
+    """Arguments of tools/pretrain.py that make of the config in `file` the one of `experiment`."""
+    before = config.from_config_dict(PretrainingExperiment, flags.load(file, PretrainingExperiment))
+    old, new = dataclasses.asdict(before), dataclasses.asdict(experiment)
+    changes = {
+        f"{section}.{key}": value
+        for section, values in new.items()
+        for key, value in values.items()
+        if value != old[section][key]
+    }
+    return tuple(models.arguments(changes))
+
+
+def run_tool(name, *arguments):
+    """Runs tools/NAME.py to its end; what it prints is seen.
+
+    Raises:
+        UserError: it ended with an error, which it has told.
+    """
+    process = subprocess.Popen([sys.executable, str(TOOLS / f"{name}.py"), *arguments])
+    try:
+        status = process.wait()
+    except BaseException:  # a signal: the run saves what it has
+        process.terminate()
+        process.wait()
+        raise
+    if status:
+        raise UserError(
+            f"tools/{name}.py ended with status {status}; the same command goes on from there."
+        )
+
+
+# --- data ---
+
+
+def is_held_out(text):
+    """Whether a document is held out: by its text alone, so that it always is."""
+    return int(hashlib.sha256(text.encode("utf-8")).hexdigest(), 16) % _HELD_OUT == 0
+
+
+def prepare(plan, sources):
+    """Text, vocabulary and records in `plan.output_dir`, of text files; what is there is kept.
+
+    Raises:
+        UserError: there is nothing yet and no source is named; a source cannot be read.
+    """
+    names = ("train", "heldout")
+    records = {name: plan.path("records", name) for name in names}
+    if all(os.path.exists(os.path.join(folder, "manifest.json")) for folder in records.values()):
+        return
+    if not sources:
+        raise UserError(f"{plan.output_dir} holds no records yet: name the texts by --text.")
+    texts = {name: plan.path("text", f"{name}.txt") for name in names}
+    if not all(map(os.path.exists, texts.values())):
+        _split(sources, texts)
+    vocab_file = plan.path("vocab.txt")
+    if not os.path.exists(vocab_file):
+        size = f"--vocab_size={plan.experiment.model.vocab_size}"
+        run_tool(
+            "train_vocabulary", f"--input={texts['train']}", f"--output_file={vocab_file}", size
+        )
+    length = f"--max_seq_length={plan.experiment.data.max_seq_length}"
+    for name in names:
+        given = (f"--input={texts[name]}", f"--vocab_file={vocab_file}", length)
+        run_tool("build_pretraining_data", *given, f"--output_dir={records[name]}")
+
+
+def _split(sources, texts):
+    """Writes the documents of `sources` to the files of `texts`."""
+    counts = dict.fromkeys(texts, 0)
+    with contextlib.ExitStack() as stack:
+        outputs = {}
+        for name, path in texts.items():
+            partial = stack.enter_context(files.atomic_path(path))
+            outputs[name] = stack.enter_context(open(partial, "w", encoding="utf-8"))
+        for source in sources:
+            for text, _ in text_files.documents(source):
+                name = "heldout" if is_held_out(text) else "train"
+                outputs[name].write(text + "\n\n")
+                counts[name] += 1
+        if not counts["heldout"]:
+            raise UserError(
+                f"of {counts['train']:,} documents none is held out: more text is needed."
+            )
+    say(f"{counts['train']:,} documents to train on, {counts['heldout']:,} held out")
+
+
+# --- pre-training ---
+
+
+def pretrain(plan, name, changes, seed):
+    """Pre-trains with `changes`; returns the run's folder, by `name` and `seed`."""
+    folder = plan.path("pretraining", f"{name.replace(' ', '_')}-{seed}")
+    say(f"\n=== pre-training: {name}, seed {seed}")
+    run_tool(
+        "pretrain",
+        f"--config={plan.config}",
+        f"--config.data.train_dir={plan.path('records', 'train')}",
+        f"--config.data.eval_dir={plan.path('records', 'heldout')}",
+        f"--config.training.model_dir={folder}",
+        f"--config.training.seed={seed}",
+        *plan.arguments,
+        *models.arguments(changes),
+    )
+    return folder
+
+
+def curve(folder, experiment):
+    """The evaluations of a run: dicts of metrics, with `tokens` and `seconds` of training before.
+
+    Seconds are those of the steps alone, without evaluations and starts; tokens count padding.
+    """
+    a_step = experiment.training.batch_size * experiment.data.max_seq_length
+    points, seconds, last = [], 0.0, 0
+    for line in plots.read_metrics(folder):
+        if line["kind"] == "train":
+            examples = (line["step"] - last) * experiment.training.batch_size
+            seconds += examples / line["examples_per_second"]
+            last = line["step"]
+        elif line["kind"] == "eval":
+            points.append(line | {"tokens": line["step"] * a_step, "seconds": seconds})
+    return points
+
+
+def seconds_a_step(folder, experiment):
+    """The median time of a step of the run in `folder`, without its first loop."""
+    rates = [x["examples_per_second"] for x in plots.read_metrics(folder) if x["kind"] == "train"]
+    rates = sorted(rates[1:] or rates)
+    return experiment.training.batch_size / rates[len(rates) // 2]
+
+
+def random_preset(plan):
+    """The preset of a model that was not trained; as good a start as none."""
+    folder = plan.path("pretraining", "random")
+    if not os.path.exists(os.path.join(folder, "config.json")):
+        import keras
+
+        from convbert_tf.modeling.pretraining import ConvBertPretrainer
+
+        keras.utils.set_random_seed(plan.experiment.training.seed)
+        model = ConvBertPretrainer(ModelConfig(**plan.experiment.model.to_dict()))
+        model.save_to_preset(folder, plan.path("records", "train", "vocab.txt"))
+    return folder
+
+
+# --- fine-tuning ---
+
+
+def finetune(plan, name, preset, places, arguments, trials):
+    """Fine-tunes `preset` on what `places` has; task -> its results over the trials.
+
+    Args:
+        name: of the model, and of the folder of its runs.
+        preset: directory.
+        places: folders by "glue", "tagging", "squad"; None where there is none.
+        arguments: learning_rate and precision of tools/glue.py, name -> value.
+        trials: number of seeds.
+    """
+    folder, found = plan.path("finetuning", name.replace(" ", "_")), {}
+    say(f"\n=== fine-tuning: {name}")
+    if places.get("glue"):
+        glue = [f"--{key}={value}" for key, value in arguments.items()]
+        target = os.path.join(folder, "glue")
+        run_tool(
+            "glue",
+            f"--preset={preset}",
+            f"--data_dir={places['glue']}",
+            f"--tasks={','.join(GLUE)}",
+            f"--num_trials={trials}",
+            f"--model_dir={target}",
+            *glue,
+        )
+        found |= {task: os.path.join(target, task) for task in GLUE}
+    training = [f"--config.training.{key}={value}" for key, value in arguments.items()]
+    for task, file in (("tagging", "finetune_tokens.py"), ("squad", "finetune_squad.py:v1")):
+        if not places.get(task):
+            continue
+        target = os.path.join(folder, task)
+        run_tool(
+            "finetune",
+            f"--config={TOOLS.parent / 'configs' / file}",
+            f"--config.task.data_dir={places[task]}",
+            f"--config.task.init_from={preset}",
+            f"--config.task.num_trials={trials}",
+            f"--config.training.model_dir={target}",
+            *training,
+        )
+        found[task] = target
+    return {task: results(target) for task, target in found.items()}
+
+
+def results(folder):
+    """metric, mean, deviation, baseline, seconds and trials of fine-tuning in `folder`."""
+    path = os.path.join(folder, scores.TRIALS_FILE)
+    if os.path.exists(path):
+        return files.read_json(path, "the scores of trials", scores.Trials)
+    report = files.read_json(os.path.join(folder, scores.RESULTS_FILE), "the scores of a run")
+    single = {"name": "", "seed": 0, "metrics": report["metrics"]}
+    return {
+        "metric": next(name for name in report["metrics"] if name in report["baseline"]),
+        "trials": [single],
+        "mean": report["metrics"],
+        "deviation": dict.fromkeys(report["metrics"], 0.0),
+        "baseline": report["baseline"],
+        "seconds": report.get("seconds", 0.0),
+    }

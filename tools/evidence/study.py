@@ -1,0 +1,185 @@
+"""The tables of tools/evidence.py: which runs each needs, and what is read from them."""
+
+import os
+
+from convbert_tf import files
+from convbert_tf.console import UserError, say
+from tools.evidence import models, reference, runs, tables
+
+CONVBERT, ATTENTION = "ConvBERT", "attention"
+SAME_PARAMETERS, SAME_TIME = "attention, same parameters", "attention, same time"
+MLM = {"pretraining.objective": "mlm"}
+_CHOSEN = "probe.json"  # model -> changes that the probe found best
+_PROBE_STEPS, _TIMED_STEPS = 800, 150
+
+
+def probe(plan, learning_rates):
+    """Short runs of ConvBERT and attention with each learning rate; keeps the best of each.
+
+    Args:
+        plan: runs.Plan.
+        learning_rates: texts of numbers.
+    """
+    rows, best = [["model", "learning rate", "steps", *tables.HELD_OUT]], {}
+    short = {"training.num_train_steps": _PROBE_STEPS, "training.eval_interval": _PROBE_STEPS // 4}
+    for model, changes in _two(plan).items():
+        losses = {}
+        for rate in learning_rates:
+            own = changes | short | {"training.learning_rate": float(rate)}
+            folder = runs.pretrain(
+                plan, f"probe {model} {rate}", own, plan.experiment.training.seed
+            )
+            last = runs.curve(folder, plan.experiment)[-1]
+            losses[rate] = last["masked_lm_loss"] + _weighted(plan, last)
+            shown = [f"{last[metric]:.3f}" for metric in tables.HELD_OUT]
+            rows.append([model, rate, f"{last['step']:,}", *shown])
+        best[model] = {"training.learning_rate": float(min(losses, key=losses.get))}
+    files.write_json(plan.path(_CHOSEN), best)
+    tables.write(plan.path("probe.md"), tables.markdown(rows))
+    for model, changes in best.items():
+        say(f"{model} trains best with a learning rate of {changes['training.learning_rate']:g}")
+
+
+def _weighted(plan, metrics):
+    """The discriminator's share of the loss that a step minimises."""
+    return plan.experiment.pretraining.disc_weight * metrics["disc_loss"]
+
+
+def _two(plan):
+    """ConvBERT, and attention alone with as many parameters: name -> changes."""
+    wanted = models.parameters(plan.experiment)
+    attention = models.with_parameters(plan.experiment, models.ATTENTION, wanted)
+    return {CONVBERT: {}, ATTENTION: attention}
+
+
+def _chosen(plan):
+    """What the probe has found best: model -> changes; none, and said, without a probe."""
+    path = plan.path(_CHOSEN)
+    if os.path.exists(path):
+        return files.read_json(path, "what the probe found", dict)
+    say("there was no probe: all models train with the config's learning rate")
+    return {CONVBERT: {}, ATTENTION: {}}
+
+
+def _compared(plan):
+    """The models of the tables: name -> changes."""
+    two, best = _two(plan), _chosen(plan)
+    attention = two[ATTENTION] | best[ATTENTION]
+    return {
+        CONVBERT: best[CONVBERT],
+        SAME_PARAMETERS: attention,
+        SAME_TIME: attention | _same_time(plan, two[ATTENTION]),
+    }
+
+
+def _same_time(plan, attention):
+    """The intermediate size by which a step of attention alone takes as long as ConvBERT's.
+
+    From short runs of ConvBERT, of attention, and of attention with twice the intermediate size; a
+    step's time is linear in it.
+    """
+    path, name = plan.path("same_time.json"), "model.intermediate_size"
+    if os.path.exists(path):
+        return files.read_json(path, "the size for the same time", dict)
+    short = {"training.num_train_steps": _TIMED_STEPS, "training.eval_interval": _TIMED_STEPS}
+    size = attention[name]
+    timed = {"ConvBERT": {}, "once": attention, "twice": attention | {name: 2 * size}}
+    seconds = {}
+    for each, changes in timed.items():
+        folder = runs.pretrain(plan, f"timed {each}", changes | short, 0)
+        seconds[each] = runs.seconds_a_step(folder, plan.experiment)
+    slope = (seconds["twice"] - seconds["once"]) / size
+    if slope <= 0:
+        raise UserError(
+            f"a larger model's step was no slower ({seconds}): the machine was busy; remove "
+            f"{plan.path('pretraining')}/timed_* and try again on a quiet one."
+        )
+    fitting = size + 8 * round((seconds["ConvBERT"] - seconds["once"]) / slope / 8)
+    found = {name: max(fitting, 8)}
+    files.write_json(path, found)
+    say(f"seconds a step {seconds}: as long as ConvBERT with an intermediate size of {found[name]}")
+    return found
+
+
+def pretraining(plan, seeds):
+    """Trains what is compared with each of `seeds`; writes pretraining.md, .json and .svg."""
+    compared = _compared(plan)
+    trained = {
+        name: [runs.pretrain(plan, name, c, s) for s in seeds] for name, c in compared.items()
+    }
+    found = _found(plan, compared, trained, trained[SAME_PARAMETERS][0])
+    files.write_json(plan.path("pretraining.json"), found)
+    tables.draw(found, plan.path("pretraining.svg"))
+    text = tables.pretraining_table(found)
+    alone = {name: compared[name] | MLM for name in (CONVBERT, SAME_PARAMETERS)}
+    masked = {n: [runs.pretrain(plan, f"{n} mlm", c, seeds[0])] for n, c in alone.items()}
+    text += "\nMasked language modelling alone:\n\n"
+    text += tables.pretraining_table(_found(plan, alone, masked, None))
+    tables.write(plan.path("pretraining.md"), text)
+
+
+def _found(plan, changes, trained, referee):
+    """What tables.pretraining_table takes, of runs: name -> their folders.
+
+    Args:
+        referee: folder of the run whose generator corrupts the text that all discriminators are
+            scored on; None for no such scores.
+    """
+    found, scored = {}, {}
+    if referee is not None:
+        presets = [os.path.join(run, "preset") for each in trained.values() for run in each]
+        records = plan.path("records", "heldout")
+        scored = reference.score(os.path.join(referee, "preset"), presets, records)
+    for name, folders in trained.items():
+        experiment = models.changed(plan.experiment, changes[name])
+        found[name] = {
+            "parameters": models.parameters(experiment),
+            "seconds_a_step": min(runs.seconds_a_step(run, experiment) for run in folders),
+            "curves": [runs.curve(run, experiment) for run in folders],
+            "reference": [scored.get(os.path.join(run, "preset")) for run in folders],
+            "changes": changes[name],
+        }
+    return found
+
+
+def finetuning(plan, seed, places, training, trials):
+    """Fine-tunes the pre-trained models and random weights; writes finetuning.md and .json.
+
+    Args:
+        seed: of the pre-training runs that are taken.
+        places, training, trials: see runs.finetune.
+    """
+    if not any(places.values()):
+        raise UserError("set --glue_dir, --tagging_dir or --squad_dir: there is nothing to score.")
+    presets = {}
+    for name, changes in _compared(plan).items():
+        presets[name] = os.path.join(runs.pretrain(plan, name, changes, seed), "preset")
+    presets["random weights"] = runs.random_preset(plan)
+    found = {
+        name: runs.finetune(plan, name, preset, places, training, trials)
+        for name, preset in presets.items()
+    }
+    files.write_json(plan.path("finetuning.json"), found)
+    lines = [
+        line
+        for other in (SAME_PARAMETERS, SAME_TIME, "random weights")
+        for line in tables.gains(found, CONVBERT, other)
+    ]
+    text = "\n".join([tables.finetuning_table(found), *lines, ""])
+    tables.write(plan.path("finetuning.md"), text)
+
+
+def ablations(plan, seeds):
+    """Trains each ablation with each of `seeds`; writes ablations.md and .json."""
+    best = _chosen(plan)
+    changes = {
+        name: best[ATTENTION if own == models.ATTENTION else CONVBERT] | own
+        for name, own in models.ABLATIONS.items()
+    }
+    trained = {
+        name: [runs.pretrain(plan, f"ablation {name}", own, seed) for seed in seeds]
+        for name, own in changes.items()
+    }
+    found = _found(plan, changes, trained, trained["attention alone"][0])
+    files.write_json(plan.path("ablations.json"), found)
+    tables.write(plan.path("ablations.md"), tables.pretraining_table(found))
