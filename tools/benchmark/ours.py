@@ -330,24 +330,11 @@ def records(work):
     return Ready(run, warm_up=1)
 
 
-# --- questions ---
-
-
-def make_answerer(work):
-    """Writes a question answerer with random weights in Hugging Face's format to `model`."""
-    _set_up(work)
-    from convbert_tf import conversion
-
-    encoder = ConvBertEncoder(ModelConfig.from_dict(work["config"]))
-    model = QuestionAnswerer(encoder, joint=False, mask_logits=False)
-    with tempfile.TemporaryDirectory() as preset:
-        model.save_to_preset(preset, work["vocab_file"])
-        conversion.convert(preset, work["model"], "huggingface")
-    return Ready(lambda n: None, encoder.count_params())
+# --- questions and serving ---
 
 
 def make_served(work):
-    """Writes a model of `task` in Hugging Face's format to `model`, and its exports to `folder`."""
+    """Writes a model of `task` in Hugging Face's format to `model`, its exports to any `folder`."""
     _set_up(work)
     from convbert_tf import conversion, serving
 
@@ -361,6 +348,8 @@ def make_served(work):
     with tempfile.TemporaryDirectory() as preset:
         model.save_to_preset(preset, work["vocab_file"])
         conversion.convert(preset, work["model"], "huggingface")
+        if "folder" not in work:
+            return Ready(lambda n: None, encoder.count_params())
         serving.export(preset, os.path.join(work["folder"], "saved_model"), **options)
         for precision in ("float32", "int8"):
             path = os.path.join(work["folder"], f"litert-{precision}")
@@ -391,7 +380,6 @@ if __name__ == "__main__":
             "pretrain": pretraining_step,
             "epoch": finetuning_epoch,
             "records": records,
-            "make_answerer": make_answerer,
             "make_served": make_served,
             "questions": questions,
         }

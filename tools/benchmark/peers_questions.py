@@ -29,18 +29,20 @@ def _tokenizer(work):
     return transformers.BertTokenizerFast(work["vocab_file"], do_lower_case=True)
 
 
-def _model(work):
+def load_model(work):
+    """(Hugging Face's model in `model`, its device); `task` "sentences" for a classifier."""
     import transformers
 
     device = _set_up_torch(work)
-    model = transformers.ConvBertForQuestionAnswering.from_pretrained(work["model"])
+    name = "SequenceClassification" if work.get("task") == "sentences" else "QuestionAnswering"
+    model = getattr(transformers, f"ConvBertFor{name}").from_pretrained(work["model"])
     return model.to(device).eval(), device
 
 
 def example(work):
     """From questions and contexts to n-best lists, as run_qa does it."""
     asked, tokenizer = _questions(work), _tokenizer(work)
-    model, device = _model(work)
+    model, device = load_model(work)
     function = _compiled(model, {"compile": False} | work)
 
     def answer(asked):
@@ -131,23 +133,29 @@ def _n_best(context, candidates):
     ]
 
 
-def pipeline(work):
-    """From questions and contexts to answers by `pipeline("question-answering")`."""
+def pipeline_of(work, **options):
+    """A function of rows (question, context) by `pipeline("question-answering")`, and its model."""
     import transformers
 
-    model, device = _model(work)
-    answer = transformers.pipeline(
+    model, device = load_model(work)
+    pipe = transformers.pipeline(
         "question-answering", model=model, tokenizer=_tokenizer(work), device=device
     )
-    asked = [{"question": question, "context": context} for question, context in _questions(work)]
-    options = {"max_seq_len": work["length"], "doc_stride": work["doc_stride"]}
-    options |= {"max_answer_len": MAX_ANSWER_LENGTH, "top_k": N_BEST}
+    options |= {"max_seq_len": work["length"], "doc_stride": work["doc_stride"]}
 
-    def run(n):
-        for _ in range(n):
-            list(answer(asked, **options))
+    def answer(rows, **more):
+        asked = [{"question": question, "context": context} for question, context in rows]
+        return list(pipe(asked, **options, **more))
 
-    answer(asked[: 2 * work["batch"]], **options)
+    return answer, model
+
+
+def pipeline(work):
+    """From questions and contexts to n-best lists by `pipeline("question-answering")`."""
+    answer, model = pipeline_of(work, max_answer_len=MAX_ANSWER_LENGTH, top_k=N_BEST)
+    asked = _questions(work)
+    answer(asked[: 2 * work["batch"]])
+    run = repeat(lambda: answer(asked))
     return Ready(run, _num_weights(model), warm_up=0, device_peak=_torch_peak)
 
 

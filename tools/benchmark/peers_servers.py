@@ -19,16 +19,6 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 ONNX, ONNX_INT8, OPENVINO = "model.onnx", "model.int8.onnx", "openvino.xml"
 
 
-def _torch_model(work):
-    """(Hugging Face's model in `model`, its device)."""
-    import transformers
-
-    device = _set_up_torch(work)
-    name = "QuestionAnswering" if work["task"] == "questions" else "SequenceClassification"
-    model = getattr(transformers, f"ConvBertFor{name}").from_pretrained(work["model"])
-    return model.to(device).eval(), device
-
-
 def _logits_of(work):
     return ("start_logits", "end_logits") if work["task"] == "questions" else ("logits",)
 
@@ -40,7 +30,7 @@ def pipeline(work):
         import torch
         import transformers
 
-        model, device = _torch_model(work)
+        model, device = peers_questions.load_model(work)
         if work.get("compile"):
             model.forward = torch.compile(model.forward)
         classify = transformers.pipeline(
@@ -63,22 +53,8 @@ def question_pipeline(work):
     """Answers by `pipeline("question-answering")` of transformers 4."""
 
     def make():
-        import transformers
-
-        model, device = _torch_model(work)
-        pipe = transformers.pipeline(
-            "question-answering",
-            model=model,
-            tokenizer=peers_questions._tokenizer(work),
-            device=device,
-        )
-        options = {"max_seq_len": work["length"], "doc_stride": work["doc_stride"]}
-
-        def answer(rows):
-            asked = [{"question": question, "context": context} for question, context in rows]
-            return pipe(asked, batch_size=len(rows), **options)
-
-        return answer
+        answer, _ = peers_questions.pipeline_of(work)
+        return lambda rows: answer(rows, batch_size=len(rows))
 
     return under_load(work, make)
 
@@ -120,7 +96,7 @@ def _answer(rows, compute, tokenizer, work):
 def _with_torch(work, compiled=False):
     import torch
 
-    model, device = _torch_model(work)
+    model, device = peers_questions.load_model(work)
     function = torch.compile(model) if compiled else model
 
     def compute(inputs):
@@ -177,7 +153,7 @@ def make_networks(work):
     import openvino
     from onnxruntime import quantization
 
-    model, _ = _torch_model(work)
+    model, _ = peers_questions.load_model(work)
     path = os.path.join(work["model"], ONNX)
     _export(model, _logits_of(work), path)
     quantization.quantize_dynamic(path, os.path.join(work["model"], ONNX_INT8))

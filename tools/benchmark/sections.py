@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import os
 import statistics
-import sys
 import tempfile
 
 from convbert_tf.config import PretrainingConfig
@@ -174,17 +173,10 @@ def questions_groups(options):
         for size in options.sizes:
             work = _work(_config(size, 384), (8, 384)) | {"doc_stride": 128, "squad": path}
             work |= {"vocab_file": options.vocab_file, "model": os.path.join(folder, size)}
-            _make_answerer(options, work)
+            _have_made(options, of_ours(options, "", "make_served"), work | {"task": "questions"})
             labels = {"size": size, "text": f"{number:,} questions"}
             rounds = min(options.rounds, MIN_ROUNDS)
             yield Group("questions", labels, work, variants, rounds, questions=number)
-
-
-def _make_answerer(options, work):
-    """Has a process write the model, which all variants load."""
-    maker = of_ours(options, "", "make_answerer")
-    base = {"what": maker.what, "threads": 1, "precision": "float32"}
-    Worker(sys.executable, maker.module, work | base, maker.environment, maker.without).close()
 
 
 def serve_groups(options):
