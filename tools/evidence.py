@@ -40,6 +40,7 @@ flags.DEFINE_list("text", [], "Files of text, as tools/build_pretraining_data.py
 CONFIG = config.ConfigFlag(config.PretrainingExperiment(), "Of pre-training: a file of configs/.")
 flags.DEFINE_list("seeds", ["0", "1"], "Of pre-training.")
 flags.DEFINE_list("learning_rates", ["5e-4", "1e-3", "2e-3"], "Of the probe.")
+flags.DEFINE_integer("probe_steps", 800, "Of each run of the probe.", lower_bound=1)
 flags.DEFINE_string("glue_dir", None, "Folder of GLUE's folders.")
 flags.DEFINE_string("tagging_dir", None, "Folder of a tagging task.")
 flags.DEFINE_string("squad_dir", None, "Folder of SQuAD v1.1.")
@@ -60,7 +61,7 @@ def main(_):
     plan = runs.Plan(file, experiment, FLAGS.output_dir, runs.given(file, experiment))
     runs.prepare(plan, FLAGS.text)
     if FLAGS.table == "probe":
-        study.probe(plan, FLAGS.learning_rates)
+        study.probe(plan, FLAGS.learning_rates, FLAGS.probe_steps)
     elif FLAGS.table == "pretraining":
         study.pretraining(plan, seeds)
     elif FLAGS.table == "ablations":

@@ -21,7 +21,7 @@ def experiment(**model):
     return config.PretrainingExperiment(
         model=config.ModelConfig(**(sizes | model)),
         data=config.DataConfig(max_seq_length=32),
-        training=config.TrainingConfig(batch_size=8),
+        training=config.TrainingConfig(batch_size=8, num_train_steps=20),
     )
 
 
@@ -56,9 +56,9 @@ def test_what_differs_from_the_file_is_given_to_the_tools(tmp_path):
         "    return config.to_config_dict(config.PretrainingExperiment())\n"
     )
     changed = dataclasses.replace(
-        config.PretrainingExperiment(), training=config.TrainingConfig(batch_size=7)
+        config.PretrainingExperiment(), training=config.TrainingConfig(num_train_steps=7)
     )
-    assert runs.given(str(file), changed) == ("--config.training.batch_size=7",)
+    assert runs.given(str(file), changed) == ("--config.training.num_train_steps=7",)
 
 
 def write_metrics(folder, lines):
@@ -152,7 +152,7 @@ from convbert_tf import config
 
 def get_config():
     model = config.ModelConfig(
-        vocab_size=80, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=120, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
         intermediate_size=64, embedding_size=16, max_position_embeddings=64,
     )
     training = config.TrainingConfig(
@@ -177,7 +177,11 @@ def test_a_table_from_text(tmp_path):
     write_text(tmp_path / "text.txt")
     (tmp_path / "tiny.py").write_text(CONFIG)
     probed = evidence(
-        tmp_path, "--table=probe", f"--text={tmp_path}/text.txt", "--learning_rates=1e-3"
+        tmp_path,
+        "--table=probe",
+        f"--text={tmp_path}/text.txt",
+        "--learning_rates=1e-3",
+        "--probe_steps=8",
     )
     assert probed.returncode == 0, probed.stderr
     (tmp_path / "out/same_time.json").write_text('{"model.intermediate_size": 96}')

@@ -16,14 +16,16 @@ from convbert_tf.modeling.pretraining import ConvBertPretrainer
 from convbert_tf.text.vocabulary import VOCAB_FILE, load_vocab
 
 
-def score(reference, presets, records, batch_size=32, num_batches=50, seed=0):
+def score(reference, presets, records, batch_size, num_batches=None, seed=0):
     """Metrics of the discriminators of `presets` on records with the samples of `reference`.
 
     Args:
         reference: directory of the preset whose generator is asked.
         presets: directories of presets with the same vocabulary.
-        records: folder of pre-training records, of which the first batches are taken.
-        batch_size, num_batches, seed: see above; the seed is that of masking and sampling.
+        records: folder of pre-training records, of which the first `num_batches` are taken; None
+            for all.
+        batch_size: inputs of a batch.
+        seed: of masking and sampling.
 
     Returns:
         preset -> dict of `disc_auc`, `disc_loss` and `disc_accuracy`.

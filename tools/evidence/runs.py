@@ -71,7 +71,7 @@ def run_tool(name, *arguments):
         raise
     if status:
         raise UserError(
-            f"tools/{name}.py ended with status {status}; the same command goes on from there."
+            f"tools/{name}.py ended with status {status}; it says why above. What is done is kept."
         )
 
 

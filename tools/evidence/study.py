@@ -10,18 +10,19 @@ CONVBERT, ATTENTION = "ConvBERT", "attention"
 SAME_PARAMETERS, SAME_TIME = "attention, same parameters", "attention, same time"
 MLM = {"pretraining.objective": "mlm"}
 _CHOSEN = "probe.json"  # model -> changes that the probe found best
-_PROBE_STEPS, _TIMED_STEPS = 800, 150
+_TIMED_STEPS = 150
 
 
-def probe(plan, learning_rates):
+def probe(plan, learning_rates, steps):
     """Short runs of ConvBERT and attention with each learning rate; keeps the best of each.
 
     Args:
         plan: runs.Plan.
         learning_rates: texts of numbers.
+        steps: of each run.
     """
     rows, best = [["model", "learning rate", "steps", *tables.HELD_OUT]], {}
-    short = {"training.num_train_steps": _PROBE_STEPS, "training.eval_interval": _PROBE_STEPS // 4}
+    short = {"training.num_train_steps": steps, "training.eval_interval": steps}
     for model, changes in _two(plan).items():
         losses = {}
         for rate in learning_rates:
@@ -128,8 +129,14 @@ def _found(plan, changes, trained, referee):
     found, scored = {}, {}
     if referee is not None:
         presets = [os.path.join(run, "preset") for each in trained.values() for run in each]
-        records = plan.path("records", "heldout")
-        scored = reference.score(os.path.join(referee, "preset"), presets, records)
+        options, records = plan.experiment.training, plan.path("records", "heldout")
+        scored = reference.score(
+            os.path.join(referee, "preset"),
+            presets,
+            records,
+            batch_size=options.batch_size,
+            num_batches=options.num_eval_steps or None,
+        )
     for name, folders in trained.items():
         experiment = models.changed(plan.experiment, changes[name])
         found[name] = {
