@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -168,7 +169,10 @@ def get_config():
 def evidence(tmp_path, *arguments):
     command = [sys.executable, str(ROOT / "tools/evidence.py"), f"--config={tmp_path}/tiny.py"]
     return subprocess.run(
-        [*command, f"--output_dir={tmp_path}/out", *arguments], capture_output=True, text=True
+        [*command, f"--output_dir={tmp_path}/out", *arguments],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
     )
 
 
