@@ -9,6 +9,7 @@ import collections
 import os
 import sys
 import threading
+from concurrent import futures
 from typing import Required, TypedDict
 
 import numpy as np
@@ -117,7 +118,7 @@ def holds_model(directory):
 
 
 class Compute:
-    """The network of a directory, for one input at a time; several threads take turns.
+    """The network of a directory, for one input at a time; threads that call it take turns.
 
     Args:
         path: of the .tflite file.
@@ -139,17 +140,23 @@ class Compute:
         self._spare = settings["spare"]
         self._most_slots = max(1, _WEIGHTS_MB * 1_000_000 // len(self._content))
         self._slots = collections.OrderedDict()  # length -> runner, the last used at the end
-        self._lock = threading.Lock()
+        self._owner, self._lock = None, threading.Lock()
         self([0], 1)  # fails now if it must
 
     def __call__(self, ids, first):
+        # In one thread whoever asks: memory that threads take and free in turns is kept for each.
         with self._lock:
-            length, runner = self._slot(len(ids))
-            padded = np.zeros([3, 1, length], np.int32)
-            padded[0, 0, : len(ids)] = ids
-            padded[1, 0, : len(ids)] = 1
-            padded[2, 0, first : len(ids)] = 1
-            return runner(input_ids=padded[0], input_mask=padded[1], segment_ids=padded[2])
+            if self._owner != os.getpid():  # also in the child of a fork, which has no such thread
+                self._owner, self._worker = os.getpid(), futures.ThreadPoolExecutor(1)
+        return self._worker.submit(self._run, ids, first).result()
+
+    def _run(self, ids, first):
+        length, runner = self._slot(len(ids))
+        padded = np.zeros([3, 1, length], np.int32)
+        padded[0, 0, : len(ids)] = ids
+        padded[1, 0, : len(ids)] = 1
+        padded[2, 0, first : len(ids)] = 1
+        return runner(input_ids=padded[0], input_mask=padded[1], segment_ids=padded[2])
 
     def _slot(self, size):
         """A length that `size` tokens fit in, and what computes inputs of it."""

@@ -162,6 +162,31 @@ def test_what_a_text_gets_depends_on_no_other_text_or_thread(folder):
     np.testing.assert_allclose(rows, alone * 4, atol=1e-5)
 
 
+# As servers do that load a model before they start their workers.
+FORKED = """
+import os, sys
+from convbert_tf.serving import litert
+model = litert.load(sys.argv[1], num_threads=1)
+before = model(text=["cat"])["logits"].tolist()
+child = os.fork()
+if not child:
+    os._exit(0 if model(text=["cat"])["logits"].tolist() == before else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_the_child_of_a_fork_answers_too(folder):
+    forked = subprocess.run(
+        [sys.executable, "-c", FORKED, exported(folder, "classes")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert forked.stdout == "0\n", forked.stderr
+
+
 def test_few_interpreters_compute_inputs_of_all_lengths(folder, monkeypatch):
     model = litert.load(exported(folder, "classes"))
     texts = ["cat " * n for n in (1, 38, 8, 3, 30)]
