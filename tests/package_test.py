@@ -18,7 +18,7 @@ import convbert_tf
 
 ROOT = pathlib.Path(__file__).parents[1]
 # They work on the repository or measure it, and stay in it.
-NOT_PACKAGED = {"benchmark.py", "make_documentation_data.py", "update_build.py"}
+NOT_PACKAGED = {"benchmark.py", "evidence.py", "make_documentation_data.py", "update_build.py"}
 
 
 @pytest.fixture(scope="module")
