@@ -69,7 +69,8 @@ def label_of(source):
     if source == "convbert_tf/__init__.py":
         return ":convbert_tf"
     label = ":" + source.removeprefix("convbert_tf/").removesuffix(".py")
-    return f"{label}_main" if source == "tools/benchmark.py" else label
+    beside = ("tools/benchmark.py", "tools/evidence.py")  # folders of their names
+    return f"{label}_main" if source in beside else label
 
 
 def source_of(name):
