@@ -20,11 +20,13 @@ from convbert_tf.config.model import ModelConfig, PretrainingConfig
 from convbert_tf.config.overrides import (
     CONFIG_FILE,
     METRICS_FILE,
+    changed_values,
     differences,
     from_config_dict,
     paths,
     save,
     to_config_dict,
+    with_values,
 )
 from convbert_tf.config.tasks import (
     GLUE_EPOCHS,
@@ -48,6 +50,7 @@ __all__ = [
     "PretrainingExperiment",
     "TaskConfig",
     "TrainingConfig",
+    "changed_values",
     "check_length",
     "differences",
     "finetuning_defaults",
@@ -59,4 +62,5 @@ __all__ = [
     "split_list",
     "task_name",
     "to_config_dict",
+    "with_values",
 ]

@@ -5,6 +5,7 @@ import itertools
 import re
 
 from convbert_tf.config.checks import require, section_from_dict
+from convbert_tf.config.overrides import with_values
 from convbert_tf.console import UserError
 
 # What a grid sets itself, or other settings do.
@@ -103,16 +104,9 @@ def combinations(grid, experiment):
 
 
 def _combination(values, experiment):
-    changes, shown = {}, ",".join(f"{key.partition('.')[2]}={_text(values[key])}" for key in values)
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        changes.setdefault(section, {})[name] = value
+    shown = ",".join(f"{key.partition('.')[2]}={_text(values[key])}" for key in values)
     try:
-        sections = {
-            section: dataclasses.replace(getattr(experiment, section), **new)
-            for section, new in changes.items()
-        }
-        changed = dataclasses.replace(experiment, **sections)
+        changed = with_values(experiment, values)
     except UserError as error:
         raise UserError(f"grid: {shown}: {error}") from None
     # Without what a path or a file system would read otherwise.

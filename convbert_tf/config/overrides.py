@@ -41,15 +41,34 @@ def save(experiment, path):
     write_json(path, dataclasses.asdict(experiment))
 
 
-def differences(saved, current):
-    """Lines 'section.key: saved -> current' for all values in which two experiments differ."""
+def with_values(experiment, values):
+    """`experiment` with the values of a dict, "section.key" -> value, in place of its own."""
+    changes = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        changes.setdefault(section, {})[name] = value
+    sections = {
+        section: dataclasses.replace(getattr(experiment, section), **new)
+        for section, new in changes.items()
+    }
+    return dataclasses.replace(experiment, **sections)
+
+
+def changed_values(saved, current):
+    """ "section.key" -> (its value in `saved`, in `current`) where two experiments differ."""
     old, new = dataclasses.asdict(saved), dataclasses.asdict(current)
-    return [
-        f"{section}.{key}: {old[section][key]!r} -> {value!r}"
+    return {
+        f"{section}.{key}": (old[section][key], value)
         for section, values in new.items()
         for key, value in values.items()
         if old[section][key] != value
-    ]
+    }
+
+
+def differences(saved, current):
+    """Lines 'section.key: saved -> current' for all values in which two experiments differ."""
+    changes = changed_values(saved, current).items()
+    return [f"{name}: {old!r} -> {new!r}" for name, (old, new) in changes]
 
 
 def paths(experiment):

@@ -30,7 +30,7 @@ def test_attention_alone_gets_as_many_parameters_as_convbert():
     whole = experiment(hidden_size=64, intermediate_size=256)
     wanted = models.parameters(whole)
     changes = models.with_parameters(whole, models.ATTENTION, wanted)
-    fitted = models.changed(whole, changes)
+    fitted = config.with_values(whole, changes)
     assert fitted.model.conv_type == "noconv" and fitted.model.head_ratio == 1
     a_unit = 2 * (2 * 64 + 1)  # of the intermediate size, in two layers
     assert abs(models.parameters(fitted) - wanted) <= 4 * a_unit
@@ -46,7 +46,7 @@ def test_changes_are_arguments_of_the_tools():
 
 def test_every_ablation_is_a_possible_model():
     for changes in models.ABLATIONS.values():
-        assert models.changed(experiment(), changes).model.hidden_size == 32
+        assert config.with_values(experiment(), changes).model.hidden_size == 32
 
 
 def test_what_differs_from_the_file_is_given_to_the_tools(tmp_path):

@@ -3,8 +3,7 @@
 A change is "section.key" of the config -> value.
 """
 
-import dataclasses
-
+from convbert_tf.config import with_values
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
 
 # ELECTRA's encoder: self-attention alone, with all its heads (Clark et al., 2020).
@@ -27,15 +26,6 @@ ABLATIONS = {
 _STEP = 8  # of intermediate sizes
 
 
-def changed(experiment, changes):
-    """`experiment` with `changes`."""
-    for name, value in changes.items():
-        section, key = name.split(".")
-        part = dataclasses.replace(getattr(experiment, section), **{key: value})
-        experiment = dataclasses.replace(experiment, **{section: part})
-    return experiment
-
-
 def parameters(experiment):
     """Number of parameters of the pre-trained model, its generator included."""
     return ConvBertPretrainer(experiment.model, experiment.pretraining).count_params()
@@ -43,10 +33,10 @@ def parameters(experiment):
 
 def with_parameters(experiment, changes, wanted):
     """`changes` with the intermediate size by which the model has about `wanted` parameters."""
-    base = changed(experiment, changes)
+    base = with_values(experiment, changes)
     name, size = "model.intermediate_size", base.model.intermediate_size
     here = parameters(base)
-    per_unit = (parameters(changed(base, {name: size + _STEP})) - here) / _STEP
+    per_unit = (parameters(with_values(base, {name: size + _STEP})) - here) / _STEP
     fitting = size + _STEP * round((wanted - here) / per_unit / _STEP)
     return changes | {name: max(fitting, _STEP)}
 

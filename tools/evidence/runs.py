@@ -12,10 +12,12 @@ import subprocess
 import sys
 
 from convbert_tf import config, files
-from convbert_tf.config import ModelConfig, PretrainingExperiment, flags
+from convbert_tf.config import PretrainingExperiment, flags
 from convbert_tf.console import UserError, say
-from convbert_tf.data import text_files
+from convbert_tf.data import shards, text_files
+from convbert_tf.text.vocabulary import VOCAB_FILE
 from convbert_tf.training import plots, scores
+from convbert_tf.workflows import trials
 from tools.evidence import models
 
 TOOLS = pathlib.Path(__file__).parents[1]
@@ -46,14 +48,8 @@ class Plan:
 def given(file, experiment):
     """Arguments of tools/pretrain.py that make of the config in `file` the one of `experiment`."""
     before = config.from_config_dict(PretrainingExperiment, flags.load(file, PretrainingExperiment))
-    old, new = dataclasses.asdict(before), dataclasses.asdict(experiment)
-    changes = {
-        f"{section}.{key}": value
-        for section, values in new.items()
-        for key, value in values.items()
-        if value != old[section][key]
-    }
-    return tuple(models.arguments(changes))
+    changes = config.changed_values(before, experiment).items()
+    return tuple(models.arguments({name: value for name, (_, value) in changes}))
 
 
 def run_tool(name, *arguments):
@@ -91,14 +87,14 @@ def prepare(plan, sources):
     """
     names = ("train", "heldout")
     records = {name: plan.path("records", name) for name in names}
-    if all(os.path.exists(os.path.join(folder, "manifest.json")) for folder in records.values()):
+    if all(os.path.exists(os.path.join(folder, shards.MANIFEST)) for folder in records.values()):
         return
     if not sources:
         raise UserError(f"{plan.output_dir} holds no records yet: name the texts by --text.")
     texts = {name: plan.path("text", f"{name}.txt") for name in names}
     if not all(map(os.path.exists, texts.values())):
         _split(sources, texts)
-    vocab_file = plan.path("vocab.txt")
+    vocab_file = plan.path(VOCAB_FILE)
     if not os.path.exists(vocab_file):
         size = f"--vocab_size={plan.experiment.model.vocab_size}"
         run_tool(
@@ -177,21 +173,21 @@ def seconds_a_step(folder, experiment):
 def random_preset(plan):
     """The preset of a model that was not trained; as good a start as none."""
     folder = plan.path("pretraining", "random")
-    if not os.path.exists(os.path.join(folder, "config.json")):
+    if not os.path.exists(os.path.join(folder, config.CONFIG_FILE)):
         import keras
 
         from convbert_tf.modeling.pretraining import ConvBertPretrainer
 
         keras.utils.set_random_seed(plan.experiment.training.seed)
-        model = ConvBertPretrainer(ModelConfig(**plan.experiment.model.to_dict()))
-        model.save_to_preset(folder, plan.path("records", "train", "vocab.txt"))
+        model = ConvBertPretrainer(plan.experiment.model)
+        model.save_to_preset(folder, plan.path("records", "train", VOCAB_FILE))
     return folder
 
 
 # --- fine-tuning ---
 
 
-def finetune(plan, name, preset, places, arguments, trials):
+def finetune(plan, name, preset, places, arguments, num_trials):
     """Fine-tunes `preset` on what `places` has; task -> its results over the trials.
 
     Args:
@@ -199,7 +195,7 @@ def finetune(plan, name, preset, places, arguments, trials):
         preset: directory.
         places: folders by "glue", "tagging", "squad"; None where there is none.
         arguments: learning_rate and precision of tools/glue.py, name -> value.
-        trials: number of seeds.
+        num_trials: number of seeds.
     """
     folder, found = plan.path("finetuning", name.replace(" ", "_")), {}
     say(f"\n=== fine-tuning: {name}")
@@ -211,7 +207,7 @@ def finetune(plan, name, preset, places, arguments, trials):
             f"--preset={preset}",
             f"--data_dir={places['glue']}",
             f"--tasks={','.join(GLUE)}",
-            f"--num_trials={trials}",
+            f"--num_trials={num_trials}",
             f"--model_dir={target}",
             *glue,
         )
@@ -226,7 +222,7 @@ def finetune(plan, name, preset, places, arguments, trials):
             f"--config={TOOLS.parent / 'configs' / file}",
             f"--config.task.data_dir={places[task]}",
             f"--config.task.init_from={preset}",
-            f"--config.task.num_trials={trials}",
+            f"--config.task.num_trials={num_trials}",
             f"--config.training.model_dir={target}",
             *training,
         )
@@ -240,12 +236,6 @@ def results(folder):
     if os.path.exists(path):
         return files.read_json(path, "the scores of trials", scores.Trials)
     report = files.read_json(os.path.join(folder, scores.RESULTS_FILE), "the scores of a run")
-    single = {"name": "", "seed": 0, "metrics": report["metrics"]}
-    return {
-        "metric": next(name for name in report["metrics"] if name in report["baseline"]),
-        "trials": [single],
-        "mean": report["metrics"],
-        "deviation": dict.fromkeys(report["metrics"], 0.0),
-        "baseline": report["baseline"],
-        "seconds": report.get("seconds", 0.0),
-    }
+    metric = next(name for name in report["metrics"] if name in report["baseline"])
+    kept = {key: report[key] for key in ("metrics", "baseline", "seconds")}
+    return trials.summarize([kept | {"name": os.path.basename(folder)}], metric)

@@ -3,6 +3,7 @@
 import os
 
 from convbert_tf import files
+from convbert_tf.config import with_values
 from convbert_tf.console import UserError, say
 from tools.evidence import models, reference, runs, tables
 
@@ -138,7 +139,7 @@ def _found(plan, changes, trained, referee):
             num_batches=options.num_eval_steps or None,
         )
     for name, folders in trained.items():
-        experiment = models.changed(plan.experiment, changes[name])
+        experiment = with_values(plan.experiment, changes[name])
         found[name] = {
             "parameters": models.parameters(experiment),
             "seconds_a_step": min(runs.seconds_a_step(run, experiment) for run in folders),

@@ -1,11 +1,10 @@
 """Tables in Markdown and the picture of curves, of what runs.py found; no TensorFlow."""
 
 import math
-import os
 import statistics
 
 from convbert_tf import files
-from convbert_tf.console import UserError, say
+from convbert_tf.console import say
 from convbert_tf.training import plots
 
 # Task -> the metrics that the papers report, and their factor.
@@ -130,14 +129,11 @@ def draw(found, path):
 
     Args:
         found: as for `pretraining_table`.
-        path: .svg or .png.
+        path: .svg.
 
     Raises:
-        UserError: matplotlib is missing, or the ending is another.
+        UserError: matplotlib is missing.
     """
-    kind = os.path.splitext(path)[1]
-    if kind not in (".svg", ".png"):
-        raise UserError(f"{path} must end in .svg or .png.")
     axes = {"tokens": (1e6, "million tokens"), "seconds": (60, "minutes of training")}
     size = (4 * len(HELD_OUT), 3.0 * len(axes))
     drawing = plots.matplotlib_figure().Figure(figsize=size, layout="constrained")
@@ -150,7 +146,7 @@ def draw(found, path):
             panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize="small")
     with files.atomic_path(path) as partial:
-        drawing.savefig(partial, format=kind[1:])
+        drawing.savefig(partial, format="svg")
 
 
 def _draw_band(panel, curves, axis, unit, metric, color, label):
