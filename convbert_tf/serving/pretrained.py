@@ -230,7 +230,8 @@ class MaskFillerServer(tf.Module):
             is_mask = inputs["input_ids"] == self.tokenizer.mask_id
             return self._best(inputs, tf.boolean_mask(is_own, is_mask))
 
-        found = self._of_pieces(pieces, of_own, self._specs)
+        wanted = pieces.values == self.tokenizer.mask_id
+        found = self._of_pieces(pieces, of_own, self._specs, wanted)
         found["fills"] = tf.gather(self._vocab, found["fills"])
         rows = tf.repeat(tf.range(parts.nrows()), parts.row_lengths() - 1)
         filled = self._fill(parts, found["fills"][:, 0])

@@ -44,7 +44,7 @@ class PieceReader:
         check_counts(doc_stride=stride)
         self.stride = min(stride, self._room)
 
-    def __call__(self, pieces, compute, specs):
+    def __call__(self, pieces, compute, specs, wanted=None):
         """What `compute` gives for the pieces of all texts, in their order.
 
         Args:
@@ -52,19 +52,28 @@ class PieceReader:
             compute: a function of a model's inputs [W, T] and of which of their tokens these
                 windows answer for, bool [W, T]; gives a dict of values of some of these, flat.
             specs: name -> TensorSpec of the values that are wanted.
+            wanted: of which pieces there are such values, bool, flat; windows that answer for none
+                of them are left out. None: of all.
         """
         room = tf.fill([pieces.nrows()], tf.constant(self._room, tf.int64))
         windows = windowing.cut(pieces.row_lengths(), room, self.stride)
+        windows["first"], windows["last"] = self._owned(pieces, windows)
+        if wanted is not None:
+            windows = _with_wanted(pieces, windows, wanted)
 
         def of_part(part):
             inputs = self._padding(pack(self._tokenizer, windowing.gather(pieces, part)))
-            return compute(inputs, self._own(pieces, part, tf.shape(inputs["input_ids"])[1]))
+            # The first token is [CLS].
+            tokens = tf.range(-1, tf.shape(inputs["input_ids"], tf.int64)[1] - 1)
+            piece = part["start"][:, None] + tokens
+            is_own = (piece >= part["first"][:, None]) & (piece < part["last"][:, None])
+            return compute(inputs, is_own)
 
         longest = tf.reduce_max(windows["length"]) + 2 + self._padding.spare
         return in_parts(of_part, windows, longest, specs)
 
-    def _own(self, pieces, windows, num_tokens):
-        """Which tokens of the windows, bool [W, T], are pieces that no other window answers for.
+    def _owned(self, pieces, windows):
+        """From which piece of its text to which each window answers: two times int64 [windows].
 
         Where two windows overlap, the earlier one has the first half.
         """
@@ -72,10 +81,15 @@ class PieceReader:
         half = (self._room - self.stride + 1) // 2
         first = tf.where(windows["number"] > 0, start + half, 0)
         is_last = last == tf.gather(pieces.row_lengths(), windows["example"])
-        last = tf.where(is_last, last, start + self.stride + half)
-        # The first token is [CLS].
-        piece = start[:, None] + tf.range(-1, tf.cast(num_tokens, tf.int64) - 1)
-        return (piece >= first[:, None]) & (piece < last[:, None])
+        return first, tf.where(is_last, last, start + self.stride + half)
+
+
+def _with_wanted(pieces, windows, wanted):
+    """Those of the windows that answer for a piece that is wanted."""
+    before = tf.concat([[0], tf.cumsum(tf.cast(wanted, tf.int64))], axis=0)
+    text = tf.gather(pieces.row_splits, windows["example"])
+    counts = [tf.gather(before, text + windows[end]) for end in ("first", "last")]
+    return {name: tf.boolean_mask(x, counts[0] < counts[1]) for name, x in windows.items()}
 
 
 class TaggerServer(tf.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import re
 import resource
 import time
 
@@ -15,7 +16,8 @@ from convbert_tf.console import UserError
 from convbert_tf.data import records
 from convbert_tf.modeling.encoder import ConvBertEncoder
 from convbert_tf.modeling.heads import QuestionAnswerer, TextClassifier, TokenClassifier
-from convbert_tf.serving import tokens
+from convbert_tf.modeling.pretraining import ConvBertPretrainer
+from convbert_tf.serving import pretrained, tokens
 from convbert_tf.tasks import squad, squad_decoding
 from convbert_tf.text.tokenization import WordPieceTokenizer
 from convbert_tf.workflows import finetuning
@@ -41,6 +43,7 @@ ALPHABET = [
     "\ufffd",
     ".",
 ]
+PIECES = {piece.encode() for piece in VOCAB}
 BYTES = [b"\xff", b"\x80", b"\xc3", b"\xe6\x9d", b"\xed\xa0\x80", b"\xf0\x9f\x99", b"\xc0\xaf"]
 
 
@@ -55,6 +58,7 @@ def tokenizer(tmp_path_factory):
 def servers(tokenizer):
     encoder = ConvBertEncoder(MODEL)
     answerer = QuestionAnswerer(encoder, answerable=True, beam_size=5)
+    pretrainer = ConvBertPretrainer(MODEL)
     return {
         "classes": serving.ClassifierServer(TextClassifier(encoder, 3), tokenizer, 24),
         "pairs": serving.ClassifierServer(TextClassifier(encoder, 1), tokenizer, 24, pair=True),
@@ -62,6 +66,9 @@ def servers(tokenizer):
         "tags": serving.TaggerServer(
             TokenClassifier(encoder, 3, labels=["O", "B-X", "I-X"]), tokenizer, 24
         ),
+        "vectors": pretrained.EmbedderServer(pretrainer, tokenizer, 24, normalize=True),
+        "tokens": pretrained.ReplacedTokenServer(pretrainer, tokenizer, 24),
+        "masks": pretrained.MaskFillerServer(pretrainer, tokenizer, 24, top_k=3),
     }
 
 
@@ -164,44 +171,89 @@ def check_answers(ask, questions, contexts):
     return outputs["score"]
 
 
+def check_spans(outputs, i, text, name):
+    """Spans of row i are in order and of its text, and behind the last of them is nothing."""
+    number, after = outputs["num_entities" if name == "entity" else f"num_{name}s"][i], 0
+    for j in range(number):
+        start, end = outputs[f"{name}_start"][i, j], outputs[f"{name}_end"][i, j]
+        assert after <= start < end <= len(text)
+        assert outputs[f"{name}_bytes"][i, j] == text[start:end]
+        assert outputs[name][i, j].decode() == text[start:end].decode(errors="replace")
+        # Ideographs and Hangul are taken apart: words of one character share its bytes.
+        after = start
+    assert not any(outputs[name][i, number:]) and not outputs[f"{name}_end"][i, number:].any()
+
+
 def check_tags(ask, texts):
     outputs = ask("tags", "serving_default", texts)
     for i, text in enumerate(texts):
-        for name in ("word", "entity"):
-            number, after = outputs[{"word": "num_words", "entity": "num_entities"}[name]][i], 0
-            for j in range(number):
-                start, end = outputs[f"{name}_start"][i, j], outputs[f"{name}_end"][i, j]
-                assert after <= start < end <= len(text)
-                assert outputs[f"{name}_bytes"][i, j] == text[start:end]
-                exact = text[start:end].decode(errors="replace")
-                assert outputs[name][i, j].decode() == exact
-                # Ideographs and Hangul are taken apart: words of one character share its bytes.
-                after = start
-            assert (
-                not any(outputs[name][i, number:]) and not outputs[f"{name}_end"][i, number:].any()
-            )
+        check_spans(outputs, i, text, "word")
+        check_spans(outputs, i, text, "entity")
     return outputs["tag_score"]
+
+
+def check_tokens(ask, texts):
+    outputs = ask("tokens", "serving_default", texts)
+    for i, text in enumerate(texts):
+        check_spans(outputs, i, text, "token")
+        there = outputs["replaced_probability"][i] > 0
+        assert there.sum() == outputs["num_tokens"][i] and (np.diff(there.astype(int)) <= 0).all()
+    return outputs["replaced_probability"]
+
+
+def check_vectors(ask, texts):
+    vectors = ask("vectors", "serving_default", texts)["embedding"]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    return vectors
+
+
+def check_fills(ask, texts):
+    outputs = ask("masks", "serving_default", texts)
+    for i, text in enumerate(texts):
+        parts = text.split(b"[MASK]")
+        number = outputs["num_masks"][i]
+        assert number == len(parts) - 1
+        fills, probabilities = outputs["fills"][i], outputs["fill_probability"][i]
+        assert (np.diff(probabilities[:number]) <= 1e-6).all() and probabilities.max(initial=0) <= 1
+        assert not probabilities[number:].any() and set(fills[number:].flat) <= {b""}
+        assert all(len(set(row)) == 3 and set(row) <= PIECES for row in fills[:number])
+        filled = parts[0]
+        for piece, part in zip(fills[:number, 0], parts[1:], strict=True):
+            if piece.startswith(b"##") and piece != b"##":
+                filled, piece = re.sub(rb"[ \t\n\f\r]+$", b"", filled), piece[2:]
+            filled += piece + part
+        assert outputs["filled_bytes"][i] == filled
+        assert outputs["filled"][i].decode() == filled.decode(errors="replace")
+    return outputs["fill_probability"]
+
+
+def masked(rng, text):
+    """The text with some "[MASK]" in it, at times cut from it."""
+    for _ in range(rng.choice([0, 1, 1, 2, 9])):
+        place = rng.randint(0, len(text))
+        text = text[:place] + rng.choice([b"[MASK]", b" [MASK] ", b"[MASK"]) + text[place:]
+    return text
 
 
 def check_many(ask, count, seconds, seed):
     """Random requests until there are `count` or processor time is up; how many, and of what."""
     rng, until = random.Random(seed), time.process_time() + seconds
     seen = {"requests": 0, "texts": 0, "not UTF-8": 0}
+    checks = [check_tags, check_tokens, check_vectors, check_fills]
     while seen["requests"] < count and time.process_time() < until:
         texts, others = ([draw(rng) for _ in range(size)] for size in [rng.randint(1, 6)] * 2)
+        texts[0] = masked(rng, texts[0])
         together = [check_classes(ask, texts, others), check_answers(ask, others, texts)]
-        together.append(check_tags(ask, texts))
+        together += [check(ask, texts) for check in checks]
         if rng.random() < 0.2:  # a row alone is that row in any batch
             i = rng.randrange(len(texts))
-            alone = [check_classes(ask, texts[i : i + 1], others[i : i + 1])]
-            alone.append(check_answers(ask, others[i : i + 1], texts[i : i + 1]))
-            alone.append(check_tags(ask, texts[i : i + 1]))
+            text, other = texts[i : i + 1], others[i : i + 1]
+            alone = [check_classes(ask, text, other), check_answers(ask, other, text)]
+            alone += [check(ask, text) for check in checks]
             for values, one in zip(together, alone, strict=True):
-                of_row = (
-                    values[i : i + 1, : one.shape[1]] if values.ndim == 2 else values[i : i + 1]
-                )
+                of_row = values[i : i + 1][tuple(map(slice, one.shape))]
                 np.testing.assert_allclose(of_row, one, rtol=1e-4, atol=1e-4)
-        seen["requests"] += 5
+        seen["requests"] += 8
         seen["texts"] += 2 * len(texts)
         seen["not UTF-8"] += sum(not is_utf_8(text) for text in texts)
     return seen
@@ -232,8 +284,11 @@ def memory():
 def test_a_megabyte_of_text_takes_bounded_memory(ask, text):
     before = memory()
     check_classes(ask, [text, b"a"], [b"a", text])
+    check_vectors(ask, [b"a", text])
+    check_fills(ask, [text + b" [MASK]", b"a"])
     if len(text.split()) < 10:  # the spans of a text are checked one by one
         check_tags(ask, [text])
+        check_tokens(ask, [text])
         check_answers(ask, [text[:1000]], [text])
     else:
         outputs = ask("tags", "serving_default", [text])
@@ -248,6 +303,9 @@ def test_a_thousand_rows_take_bounded_memory(ask):
     assert ask("classes", "serving_default", texts)["label"].shape == (1000,)
     assert ask("answers", "serving_default", texts[::-1], texts)["answer"].shape == (1000,)
     assert ask("tags", "serving_default", texts)["num_words"].shape == (1000,)
+    assert ask("vectors", "serving_default", texts)["embedding"].shape == (1000, 16)
+    assert ask("tokens", "serving_default", texts)["num_tokens"].shape == (1000,)
+    assert ask("masks", "serving_default", texts)["num_masks"].shape == (1000,)
     assert memory() - before < 1
 
 

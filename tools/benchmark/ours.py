@@ -350,7 +350,9 @@ def make_served(work):
         conversion.convert(preset, work["model"], "huggingface")
         if "folder" not in work:
             return Ready(lambda n: None, encoder.count_params())
-        serving.export(preset, os.path.join(work["folder"], "saved_model"), **options)
+        for precision, name in (("float32", "saved_model"), ("bfloat16", "saved_model-bfloat16")):
+            path = os.path.join(work["folder"], name)
+            serving.export(preset, path, precision=precision, **options)
         for precision in ("float32", "int8"):
             path = os.path.join(work["folder"], f"litert-{precision}")
             serving.export_litert(preset, path, precision, **options)

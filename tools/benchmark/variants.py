@@ -208,6 +208,7 @@ _OUR_SERVERS = (
     ("ours, LiteRT float32", "litert", "litert-float32", {}),
     ("ours, SavedModel", "saved_model", "saved_model", {}),
     ("ours, SavedModel, a thread an operation", "saved_model", "saved_model", {"intra": 1}),
+    ("ours, SavedModel bfloat16", "saved_model", "saved_model-bfloat16", {}),
 )
 _RUNTIMES = (
     ("ONNX Runtime", "onnx", "onnx"),
