@@ -322,7 +322,7 @@ def test_ours_alone_is_measured_from_flags_to_file(tmp_path, capsys):
     options = Options(
         sections=("forward", "pretrain"),
         sizes=("tiny",),
-        shapes=((2, 16),),
+        shapes=((2, 16), (1, 16)),
         step_shape=(2, 16),
         peers=(),
         precisions=("float32", "bfloat16"),
@@ -331,10 +331,11 @@ def test_ours_alone_is_measured_from_flags_to_file(tmp_path, capsys):
     path = tmp_path / "benchmark.json"
     rows = sections.run(options, str(path))
     steps = ["ours", "the original's losses", "the original's losses and layers"]
-    forward = ["ours", "ours, a thread an operation"]
-    assert [row["variant"] for row in rows] == 2 * forward + 2 * steps
+    forward = 2 * ["ours", "ours, a thread an operation"]
+    runtimes = [[*forward, "ours, LiteRT"], [*forward, "ours, LiteRT int8"]]
+    assert [row["variant"] for row in rows] == sum(runtimes, []) + 2 * steps
     precisions = [row["precision"] for row in rows if row["section"] == "forward"]
-    assert precisions == ["float32"] * 2 + ["bfloat16"] * 2
+    assert precisions == ["float32"] * 5 + ["bfloat16"] * 5
     assert all(0 < row["share"] < 1 and len(row["seconds"]) == 2 for row in rows)
     report = json.loads(path.read_text())
     assert report["rows"][0]["median"] == rows[0]["median"] and "tensorflow" in report["machine"]

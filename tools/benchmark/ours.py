@@ -70,6 +70,24 @@ def forward(work):
     return Ready(repeat(step), encoder.count_params(), device_peak=_device_peak)
 
 
+def make_runtime(work):
+    """Writes the LiteRT directory `model` of an encoder, which gives the mean of its output."""
+    _set_up(work, "float32")
+    from convbert_tf import serving
+
+    config = ModelConfig.from_dict(work["config"])
+    with tempfile.TemporaryDirectory() as folder:
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(config.vocab_size))]
+        with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
+            file.write("\n".join(names[: config.vocab_size]) + "\n")
+        preset = os.path.join(folder, "preset")
+        ConvBertEncoder(config).save_to_preset(preset, os.path.join(folder, "vocab.txt"))
+        precision = "float32" if work["precision"] == "float32" else "int8"
+        options = {"serve": "embedding", "max_seq_length": work["length"]}
+        serving.export_litert(preset, work["model"], precision, **options)
+    return Ready(lambda n: None)
+
+
 def matrix_product(work):
     """A product of two square matrices of `size`, by which the machine's rate is known."""
     _set_up(work)
@@ -377,6 +395,7 @@ if __name__ == "__main__":
     serve(
         {
             "forward": forward,
+            "make_runtime": make_runtime,
             "matrix_product": matrix_product,
             "step": finetuning_step,
             "pretrain": pretraining_step,

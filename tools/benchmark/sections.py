@@ -31,6 +31,7 @@ from tools.benchmark.variants import (
     parse_shape,
     peers_of,
     rulers_of,
+    runtime_of,
     servers_of,
 )
 from tools.benchmark.workers import (
@@ -70,11 +71,17 @@ def forward_groups(options):
     if options.backend == "tensorflow":
         # An operation of a small batch is over before a second thread has woken up.
         ours.append(of_ours(options, "ours, a thread an operation", "forward", intra=1))
-    variants = (*ours, *peers_of(options, "forward"))
-    for size, shape in itertools.product(options.sizes, options.shapes):
-        config, labels = _config(size, shape[1]), _labels(size, shape)
-        work, cost = _work(config, shape), _forward_flops(config, shape)
-        yield Group("forward", labels, work, variants, options.rounds, cost)
+    with tempfile.TemporaryDirectory() as folder:
+        for size, shape in itertools.product(options.sizes, options.shapes):
+            config, labels = _config(size, shape[1]), _labels(size, shape)
+            work, cost = _work(config, shape), _forward_flops(config, shape)
+            runtime = []
+            if shape[0] == 1 and options.backend == "tensorflow":
+                work |= {"model": os.path.join(folder, f"{size}-{shape[1]}")}
+                _have_made(options, of_ours(options, "", "make_runtime"), work)
+                runtime.append(runtime_of(options))
+            variants = (*ours, *runtime, *peers_of(options, "forward"))
+            yield Group("forward", labels, work, variants, options.rounds, cost)
 
 
 def step_groups(options):

@@ -3,8 +3,10 @@
 What each needs is loaded inside of it, so that its memory and its start are its own.
 """
 
+import os
+
 from tools.benchmark.loads import under_load
-from tools.benchmark.workers import serve
+from tools.benchmark.workers import Ready, make_batch, repeat, serve
 
 
 def saved_model(work):
@@ -29,6 +31,17 @@ def saved_model(work):
     return under_load(work, make)
 
 
+def forward(work):
+    """The mean of the encoder's output for one text, by the LiteRT directory `model`."""
+    from convbert_tf.files import read_json
+    from convbert_tf.serving import litert
+
+    settings = read_json(os.path.join(work["model"], litert.SETTINGS_FILE), "settings", dict)
+    compute = litert.Compute(os.path.join(work["model"], litert.MODEL_FILE), settings)
+    ids = make_batch(work["config"]["vocab_size"], 1, work["length"])["input_ids"][0]
+    return Ready(repeat(lambda: compute(ids, len(ids))))
+
+
 def litert(work):
     """Answers of the LiteRT directory `model`."""
 
@@ -48,4 +61,4 @@ def litert(work):
 
 
 if __name__ == "__main__":
-    serve({"saved_model": saved_model, "litert": litert})
+    serve({"forward": forward, "saved_model": saved_model, "litert": litert})

@@ -202,6 +202,12 @@ def rulers_of(options):
     )
 
 
+def runtime_of(options):
+    """Our runtime without TensorFlow, of models with int8 matrices where others have bfloat16."""
+    name = "ours, LiteRT" + (" int8" if options.precision != "float32" else "")
+    return Variant(name, OUR_SERVERS, "forward", ("ai-edge-litert",), without=UNASKED)
+
+
 # Of section serve: name, maker and work of each variant of ours, and of the peers by --peers.
 _OUR_SERVERS = (
     ("ours, LiteRT int8", "litert", "litert-int8", {}),
