@@ -50,6 +50,7 @@ def evaluate(experiment, splits, output_dir):
             )
         model = family.make_model(model)
     predict, found = Predictor(model, start.strategy), {}
+    finetuning.tell_precision(options)
     with tf.summary.create_file_writer(output_dir).as_default(step=0):
         for split in splits:
             with tempfile.TemporaryDirectory() as work_dir:

@@ -222,9 +222,19 @@ def _train(experiment, start, best_metric, allow_config_change, work_dir, began)
         evaluation=_evaluation(experiment.task, start),
     )
     results = _finish(experiment, best_metric, start, model, evaluator, results, began)
+    tell_precision(options)
     if remark := scores.remark(results, evaluator.baseline):
         say(remark)
     return results
+
+
+def tell_precision(options):
+    """Says where scores are not quite those of the model as it is exported by default."""
+    if options.precision != "float32":
+        say(
+            f"these scores are computed in {options.precision}; exported in float32 the model "
+            "answers some examples otherwise"
+        )
 
 
 def with_best_metric(options, family):

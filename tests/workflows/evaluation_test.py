@@ -1,5 +1,6 @@
 """A fine-tuned model scored on splits of a task."""
 
+import dataclasses
 import json
 
 import keras
@@ -76,6 +77,16 @@ def test_splits_are_scored_or_only_predicted(cola, tmp_path):
     lines = (tmp_path / "predictions" / "test" / "CoLA.tsv").read_text().splitlines()
     assert lines[1:] == [f"{i}\t{label}" for i, label in enumerate(predicted[:7])]
     assert json.loads((tmp_path / "dev.json").read_text()) == dev
+
+
+def test_scores_in_half_precision_are_told(cola, tmp_path, capsys):
+    whole = experiment(cola)
+    training = dataclasses.replace(whole.training, precision="mixed_bfloat16")
+    evaluation.evaluate(whole, ["dev"], str(tmp_path / "whole"))
+    assert "bfloat16" not in capsys.readouterr().out
+    half = dataclasses.replace(whole, training=training)
+    evaluation.evaluate(half, ["dev"], str(tmp_path / "half"))
+    assert "these scores are computed in mixed_bfloat16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
