@@ -107,6 +107,19 @@ def main(_):
             f"amx_bf16), which {units}, and slower on others"
         )
     console.say(f"the SavedModel is in {OUTPUT_DIR.value}")
+    _tell_threads()
+
+
+def _tell_threads():
+    """Says which setting makes single texts quickest, where the model has such a length."""
+    from convbert_tf.serving.saved_model import SIGNATURE_FILE
+
+    path = os.path.join(OUTPUT_DIR.value, SIGNATURE_FILE)
+    if tokens := files.read_json(path, "what is served", dict)["single_thread_tokens"]:
+        console.say(
+            f"alone, a text of up to {tokens} tokens is quickest with one thread an operation: "
+            "TF_NUM_INTRAOP_THREADS=1 (docs/serving.md, short latencies)"
+        )
 
 
 def _check_flags():

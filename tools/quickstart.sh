@@ -39,7 +39,7 @@ stage() {
   local title=$1 result=$2 started=$SECONDS
   shift 2
   number=$((number + 1))
-  printf '\n[%d/11] %s\n' "$number" "$title"
+  printf '\n[%d/12] %s\n' "$number" "$title"
   if [[ -e $result ]]; then
     echo "kept from an earlier run: $result"
     return
@@ -90,6 +90,9 @@ stage "A SavedModel of the classifier" "$out/models/acceptability/1" tools/expor
 stage "A SavedModel of the question answerer" "$out/models/questions/1" \
   tools/export_model.py "--preset=$qa/preset" "--output_dir=$out/models/questions/1" \
   --max_seq_length=128
+stage "A picture of its attention and its convolution's kernels, on held-out documents" \
+  "$out/attention.png" tools/plot_attention.py "--preset=$pretrained/preset" \
+  "--text=$data/corpus/heldout.txt" "--output_file=$out/attention.png"
 
 printf '\nScores on held-out documents\n'
 "$python" tools/compare_runs.py "--run=$cola" "--run=$cola-scratch" "--run=$qa" "--run=$qa-scratch"
@@ -104,6 +107,7 @@ printf '\nOne question each\n'
 cat <<END
 
 Done in $((SECONDS - began)) s. Next:
+  see what it looks at $out/attention.png
   see the run          .venv/bin/tensorboard --logdir $out
   ask something else   .venv/bin/python tools/ask.py --saved_model=$out/models/questions/1 --question=... --context=...
   use your own text    bash tools/quickstart.sh --corpus=PATH

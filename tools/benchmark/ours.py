@@ -273,35 +273,19 @@ def _trained(task, work, fused=True):
 
 
 def _trained_on_jax(model, loss, batch, work):
-    """Steps that minimise loss(batch) under jax.jit; dropout's seeds are states of the model."""
+    """Steps that minimise loss(batch) under jax.jit."""
     import jax
 
-    weights = model.trainable_variables
-    states = [v for v in model.variables if not any(v is w for w in weights)]
+    from convbert_tf.training.on_jax import Stateless
+
     optimizer = optimization.create(_options(work), 1_000_000, work["config"]["num_hidden_layers"])
-    optimizer.build(weights)
-
-    def loss_and_states(values, state_values, batch):
-        mapping = zip([*weights, *states], [*values, *state_values], strict=True)
-        with keras.StatelessScope(list(mapping)) as scope:
-            total = loss(batch)
-        return total, [scope.get_current_value(state) for state in states]
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(held, batch):
-        values, state_values, moments = held
-        gradient = jax.grad(loss_and_states, has_aux=True)
-        gradients, state_values = gradient(values, state_values, batch)
-        values, moments = optimizer.stateless_apply(moments, gradients, values)
-        return [list(values), list(state_values), list(moments)]  # of the kind that came in
-
-    held = [[v.value for v in group] for group in (weights, states, optimizer.variables)]
+    stateless = Stateless(model, optimizer, lambda batch: (loss(batch), ()))
+    step = jax.jit(stateless.step, donate_argnums=0)
 
     def run(n):
-        nonlocal held
         for _ in range(n):
-            held = step(held, batch)
-        jax.block_until_ready(held)
+            stateless.held, _ = step(stateless.held, batch)
+        jax.block_until_ready(stateless.held)
 
     return Ready(run, model.count_params(), device_peak=_device_peak)
 

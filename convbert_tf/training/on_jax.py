@@ -1,0 +1,233 @@
+"""Training under JAX, for machines that have it and no TensorFlow; one device."""
+
+import os
+
+import keras
+import numpy as np
+
+from convbert_tf.console import Progress, UserError, say
+from convbert_tf.files import atomic_path
+
+STATE_FILE = "state.npz"
+
+
+class Stateless:
+    """A model and its optimizer as arrays, and steps that are functions of them.
+
+    Args:
+        model: built Keras model.
+        optimizer: optimization.AdamW.
+        loss: a function of a step's arguments that gives the loss and what else is wanted of the
+            step, both made of arrays; it calls `model` in training.
+
+    Attributes:
+        held: the arrays: weights, other states of the model (seeds of dropout), moments.
+    """
+
+    def __init__(self, model, optimizer, loss):
+        weights = model.trainable_variables
+        known = set(map(id, weights))
+        states = [variable for variable in model.variables if id(variable) not in known]
+        optimizer.build(weights)
+        self._loss, self._optimizer = loss, optimizer
+        self._variables = (weights, states, optimizer.variables)
+        self.held = [[variable.value for variable in group] for group in self._variables]
+
+    def step(self, held, *args):
+        """What `held` is after a step with these arguments of the loss, and the rest of the loss.
+
+        To be compiled by jax.jit, with `held` donated.
+        """
+        import jax
+
+        values, states, moments = held
+        gradient = jax.grad(self._loss_and_states, has_aux=True)
+        gradients, (wanted, states) = gradient(values, states, args)
+        values, moments = self._optimizer.stateless_apply(moments, gradients, values)
+        return [list(values), list(states), list(moments)], wanted  # lists, as they came in
+
+    def _loss_and_states(self, values, state_values, args):
+        with self.scope(values, state_values) as scope:
+            total, wanted = self._loss(*args)
+        return total, (wanted, [scope.get_current_value(state) for state in self._variables[1]])
+
+    def scope(self, values, state_values):
+        """A scope in which the model has these weights and states."""
+        weights, states, _ = self._variables
+        mapping = zip([*weights, *states], [*values, *state_values], strict=True)
+        return keras.StatelessScope(list(mapping))
+
+    def assign(self):
+        """Gives model and optimizer the values that are held."""
+        for variables, values in zip(self._variables, self.held, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+    def save(self, path, step):
+        """Writes what is held after `step` steps to `path`, whole or not at all."""
+        arrays = {f"{i}_{j}": x for i, group in enumerate(self.held) for j, x in enumerate(group)}
+        with atomic_path(path) as partial, open(partial, "wb") as file:
+            np.savez(file, step=step, **{name: np.asarray(x) for name, x in arrays.items()})
+
+    def load(self, path):
+        """Holds what `save` wrote; returns the step."""
+        import jax
+
+        with np.load(path) as arrays:
+            for i, group in enumerate(self.held):
+                for j, value in enumerate(group):
+                    found = arrays.get(f"{i}_{j}")
+                    if found is None or found.shape != value.shape:
+                        raise UserError(f"{path} is of another model: choose another model_dir.")
+                    group[j] = jax.numpy.asarray(found, value.dtype)
+            return int(arrays["step"])
+
+
+class Records:
+    """What tools/pack_records.py has written: all inputs of a set, in memory.
+
+    Attributes:
+        ids: [N, T]; behind an input's end anything.
+        lengths: [N], tokens of each.
+        first: [N], how many of them are of the first segment.
+        vocab: list of pieces; `lower_case`, `strip_accents`: of the texts.
+    """
+
+    def __init__(self, path):
+        if not os.path.isfile(path):
+            raise UserError(f"there is no file {path}: tools/pack_records.py writes it.")
+        with np.load(path) as arrays:
+            self.ids, self.lengths, self.first = (arrays[n] for n in ("ids", "lengths", "first"))
+            self.vocab = arrays["vocab"].tolist()
+            self.lower_case, self.strip_accents = arrays["normalization"].tolist()
+
+    def order(self, step, batch_size, seed):
+        """Which N examples are in the batch of a step: int [batch_size], all once an epoch."""
+        batches = len(self.ids) // batch_size
+        if not batches:
+            raise UserError(f"{len(self.ids)} records fill no batch of {batch_size}.")
+        epoch, batch = divmod(step, batches)
+        shuffled = np.random.default_rng([seed, epoch]).permutation(len(self.ids))
+        return shuffled[batch * batch_size : (batch + 1) * batch_size]
+
+    @property
+    def arrays(self):
+        """All of it on JAX's device."""
+        import jax
+
+        return [jax.device_put(values) for values in (self.ids, self.lengths, self.first)]
+
+
+def _batch(arrays, rows, key):
+    """Features of the `rows` [B] of Records' `arrays`, and random numbers that mask and sample."""
+    import jax
+
+    ids, lengths, first = (values[rows] for values in arrays)
+    place = jax.numpy.arange(ids.shape[1])[None]
+    features = {
+        "input_ids": ids,
+        "input_mask": place < lengths[:, None],
+        "segment_ids": (place >= first[:, None]) & (place < lengths[:, None]),
+    }
+    uniforms = jax.random.uniform(key, (len(ids), 3, ids.shape[1]))
+    return {n: x.astype("int32") for n, x in features.items()} | {"uniforms": uniforms}
+
+
+class Loop:
+    """Steps of a task on Records, as many in one compiled call as `training.steps_per_loop`.
+
+    Args:
+        task: PretrainingTask.
+        stateless: of its model, by `loss_of`.
+        records: Records to train on.
+        training: TrainingConfig.
+    """
+
+    def __init__(self, task, stateless, records, training):
+        import jax
+
+        self.task, self.stateless, self.records, self.training = task, stateless, records, training
+        self._arrays = records.arrays
+        self._steps = jax.jit(self._compute, donate_argnums=0)
+        self._counts = jax.jit(self._score)
+        self.step = 0
+
+    def _compute(self, held, arrays, rows, steps):
+        import jax
+
+        def one(held, at):
+            rows, step = at
+            key = jax.random.fold_in(jax.random.key(self.training.seed), step)
+            return self.stateless.step(held, _batch(arrays, rows, key))
+
+        held, counts = jax.lax.scan(one, held, (rows, steps))
+        return held, {name: values.sum(axis=0) for name, values in counts.items()}
+
+    def _score(self, held, arrays, rows):
+        import jax
+
+        batch = _batch(arrays, rows, jax.random.fold_in(jax.random.key(0), rows[0]))
+        with self.stateless.scope(*held[:2]):
+            return self.task.losses(self.task.prepare(batch)[0], training=False)[1]
+
+    def run(self, end):
+        """Trains up to step `end` at most; returns the metrics of these steps."""
+        count = min(self.training.steps_per_loop, end - self.step)
+        steps = np.arange(self.step, self.step + count)
+        size, seed = self.training.batch_size, self.training.seed
+        rows = np.stack([self.records.order(int(step), size, seed) for step in steps])
+        self.stateless.held, counts = self._steps(
+            self.stateless.held, self._arrays, rows.astype("int32"), steps.astype("int32")
+        )
+        self.step += count
+        return self.task.metrics({name: np.asarray(value) for name, value in counts.items()})
+
+    def evaluate(self, records):
+        """The metrics of all full batches of other Records, masked alike each time."""
+        size, arrays, totals = self.training.batch_size, records.arrays, {}
+        for start in range(0, len(records.ids) - size + 1, size):
+            rows = np.arange(start, start + size, dtype="int32")
+            counts = self._counts(self.stateless.held, arrays, rows)
+            totals = {name: totals.get(name, 0) + np.asarray(x) for name, x in counts.items()}
+        if not totals:
+            raise UserError(f"{len(records.ids)} held-out records fill no batch of {size}.")
+        return self.task.metrics(totals)
+
+
+def loss_of(task):
+    """The `loss` of Stateless for a task: of a batch, with the counts of its metrics."""
+    from convbert_tf.modeling.functions import total_loss
+
+    def loss(batch):
+        inputs, weights = task.prepare(batch)
+        terms, counts = task.losses(inputs, training=True)
+        return total_loss(terms, weights), counts
+
+    return loss
+
+
+def fit(loop, model_dir, watch=lambda: True):
+    """Trains to `num_train_steps`, or until `watch()` is false; goes on from model_dir's state.
+
+    Returns:
+        The metrics of the last steps; {} if there was none to take.
+    """
+    path, training = os.path.join(model_dir, STATE_FILE), loop.training
+    if os.path.exists(path):
+        loop.step = loop.stateless.load(path)
+        say(f"resumed from step {loop.step:,}")
+    end, results = training.num_train_steps, {}
+    progress = Progress("training", total=end, unit="steps", start=loop.step)
+    saved = loop.step
+    while loop.step < end and watch():
+        results = loop.run(end)
+        shown = {name: results[name] for name in ("masked_lm_loss", "disc_loss") if name in results}
+        progress.update(loop.step, "  ".join(f"{name} {x:.4g}" for name, x in shown.items()))
+        if loop.step - saved >= training.checkpoint_interval:
+            loop.stateless.save(path, loop.step)
+            saved = loop.step
+    if loop.step > saved:
+        loop.stateless.save(path, loop.step)
+    progress.close()
+    loop.stateless.assign()
+    return results

@@ -1,0 +1,104 @@
+r"""Pre-trains on one device with Keras's JAX backend; needs no TensorFlow.
+
+For a machine with a GPU and JAX, on records that tools/pack_records.py has packed elsewhere:
+
+    python tools/pretrain_on_jax.py --config=configs/pretrain_small.py --records=train.npz \
+        --heldout=heldout.npz --config.training.precision=mixed_bfloat16 \
+        --config.training.num_train_steps=20000 --config.training.model_dir=runs/small
+
+Goes on from the state in model_dir, which it saves every `checkpoint_interval` steps and, with
+--minutes, when time is up. Leaves the model as preset/ and its held-out metrics as
+eval_results.json; fine-tuning and serving take the preset as any other.
+
+Of the config it takes what the model, the objective, the optimizer and the length of the run are;
+records come in an order of its own, and dropout and masks from random numbers of its own, so that a
+run is not the same as one of tools/pretrain.py.
+"""
+
+import os
+import time
+
+from absl import flags
+
+from convbert_tf import config, console, files
+
+FLAGS = flags.FLAGS
+CONFIG = config.ConfigFlag(config.PretrainingExperiment(), "A file of configs/.")
+flags.DEFINE_string("records", None, "To train on.", required=True)
+flags.DEFINE_string("heldout", None, "To score the model with at the end.")
+flags.DEFINE_float("minutes", None, "After so many the state is saved and the run ends.")
+
+
+def main(_):
+    began = time.monotonic()
+    os.environ["KERAS_BACKEND"] = "jax"
+    experiment = CONFIG.experiment()
+    training = experiment.training
+    if not training.model_dir:
+        raise console.UserError("set config.training.model_dir.")
+    try:
+        import jax
+    except ImportError:
+        raise console.UserError("JAX is missing: pip install -e '.[jax]'.") from None
+    from convbert_tf.training import on_jax
+
+    records = on_jax.Records(FLAGS.records)
+    heldout = on_jax.Records(FLAGS.heldout) if FLAGS.heldout else None
+    os.makedirs(training.model_dir, exist_ok=True)
+    with files.only_one(training.model_dir):
+        loop = _loop(experiment, records)
+        device, count = jax.devices()[0], loop.task.model.count_params()
+        console.say(f"{count:,} parameters, {training.precision}, on {device.device_kind}")
+
+        def in_time():
+            return FLAGS.minutes is None or time.monotonic() - began < 60 * FLAGS.minutes
+
+        results = on_jax.fit(loop, training.model_dir, in_time)
+        _leave(loop, records, heldout, results, time.monotonic() - began)
+
+
+def _loop(experiment, records):
+    """The Loop of the experiment on `records`, which must be of its vocabulary and length."""
+    import keras
+
+    from convbert_tf.modeling import masking
+    from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
+    from convbert_tf.training import on_jax, optimization
+
+    training = experiment.training
+    if len(records.vocab) > experiment.model.vocab_size:
+        raise console.UserError(
+            f"the records' vocabulary has {len(records.vocab):,} pieces, the model's vocab_size is "
+            f"{experiment.model.vocab_size:,}."
+        )
+    if records.ids.shape[1] > experiment.model.max_position_embeddings:
+        raise console.UserError(f"the records have {records.ids.shape[1]} tokens, too many for it.")
+    keras.utils.set_random_seed(training.seed)
+    keras.config.set_dtype_policy(training.precision)
+    model = ConvBertPretrainer(experiment.model, experiment.pretraining)
+    task = PretrainingTask(model, masking.special_tokens(records.vocab), None)
+    optimizer = optimization.create(training, training.num_train_steps)
+    stateless = on_jax.Stateless(model, optimizer, on_jax.loss_of(task))
+    return on_jax.Loop(task, stateless, records, training)
+
+
+def _leave(loop, records, heldout, results, seconds):
+    """Writes the preset, and what the model scores; says it."""
+    directory = loop.training.model_dir
+    vocab_file = os.path.join(directory, "vocab.txt")
+    with files.atomic_path(vocab_file) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write("".join(f"{piece}\n" for piece in records.vocab))
+    preset = os.path.join(directory, "preset")
+    loop.task.model.save_to_preset(
+        preset, vocab_file, lower_case=records.lower_case, strip_accents=records.strip_accents
+    )
+    report = {"step": loop.step, "seconds": round(seconds, 1), "training": results}
+    if heldout:
+        report["metrics"] = loop.evaluate(heldout)
+        console.say("  ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items()))
+    files.write_json(os.path.join(directory, "eval_results.json"), report)
+    console.say(f"step {loop.step:,}; the model is in {preset}")
+
+
+if __name__ == "__main__":
+    console.run(main, CONFIG.help)
