@@ -4,9 +4,9 @@ r"""Draws what a model looks at on average: attention by layer and head, and its
         --output_file=attention.png
 
 Each row is a layer. A panel of a head shows how much the token in a row looks at those in the
-columns, as the mean of windows of the text: what does not hang on the words. The last panel has the
-mean weights of the convolution's kernels. Works with --preset of any kind: pre-trained, fine-tuned,
-from Hugging Face.
+columns, as the mean of windows of the text: what does not hang on the words. [CLS] and [SEP] are
+left out, and each panel has its own scale. The last panel has the mean weights of the convolution's
+kernels. --preset is of any kind: pre-trained, fine-tuned, from Hugging Face.
 
 Needs matplotlib: pip install -e '.[plot]'
 """

@@ -100,6 +100,7 @@ class Records:
             self.ids, self.lengths, self.first = (arrays[n] for n in ("ids", "lengths", "first"))
             self.vocab = arrays["vocab"].tolist()
             self.lower_case, self.strip_accents = arrays["normalization"].tolist()
+        self._shuffled = None, None  # (seed, epoch), and its order
 
     def order(self, step, batch_size, seed):
         """Which N examples are in the batch of a step: int [batch_size], all once an epoch."""
@@ -107,8 +108,10 @@ class Records:
         if not batches:
             raise UserError(f"{len(self.ids)} records fill no batch of {batch_size}.")
         epoch, batch = divmod(step, batches)
-        shuffled = np.random.default_rng([seed, epoch]).permutation(len(self.ids))
-        return shuffled[batch * batch_size : (batch + 1) * batch_size]
+        if self._shuffled[0] != (seed, epoch):
+            order = np.random.default_rng([seed, epoch]).permutation(len(self.ids))
+            self._shuffled = (seed, epoch), order
+        return self._shuffled[1][batch * batch_size : (batch + 1) * batch_size]
 
     @property
     def arrays(self):
@@ -134,7 +137,7 @@ def _batch(arrays, rows, key):
 
 
 class Loop:
-    """Steps of a task on Records, as many in one compiled call as `training.steps_per_loop`.
+    """Steps of a task on Records, watched every `training.steps_per_loop`.
 
     Args:
         task: PretrainingTask.
@@ -148,20 +151,16 @@ class Loop:
 
         self.task, self.stateless, self.records, self.training = task, stateless, records, training
         self._arrays = records.arrays
-        self._steps = jax.jit(self._compute, donate_argnums=0)
+        self._one = jax.jit(self._compute, donate_argnums=(0, 1))
         self._counts = jax.jit(self._score)
         self.step = 0
 
-    def _compute(self, held, arrays, rows, steps):
+    def _compute(self, held, totals, arrays, rows, step):
         import jax
 
-        def one(held, at):
-            rows, step = at
-            key = jax.random.fold_in(jax.random.key(self.training.seed), step)
-            return self.stateless.step(held, _batch(arrays, rows, key))
-
-        held, counts = jax.lax.scan(one, held, (rows, steps))
-        return held, {name: values.sum(axis=0) for name, values in counts.items()}
+        key = jax.random.fold_in(jax.random.key(self.training.seed), step)
+        held, counts = self.stateless.step(held, _batch(arrays, rows, key))
+        return held, {name: totals[name] + value for name, value in counts.items()}
 
     def _score(self, held, arrays, rows):
         import jax
@@ -171,16 +170,20 @@ class Loop:
             return self.task.losses(self.task.prepare(batch)[0], training=False)[1]
 
     def run(self, end):
-        """Trains up to step `end` at most; returns the metrics of these steps."""
-        count = min(self.training.steps_per_loop, end - self.step)
-        steps = np.arange(self.step, self.step + count)
-        size, seed = self.training.batch_size, self.training.seed
-        rows = np.stack([self.records.order(int(step), size, seed) for step in steps])
-        self.stateless.held, counts = self._steps(
-            self.stateless.held, self._arrays, rows.astype("int32"), steps.astype("int32")
-        )
-        self.step += count
-        return self.task.metrics({name: np.asarray(value) for name, value in counts.items()})
+        """Trains `steps_per_loop` steps, up to `end` at most; returns their metrics."""
+        import jax
+
+        shapes = self.task.count_shapes
+        totals = {name: jax.numpy.zeros(shape) for name, shape in shapes.items()}
+        for step in range(self.step, min(self.step + self.training.steps_per_loop, end)):
+            # Not waited for: the device has the next steps to do while this one is computed. One
+            # call of several in a loop of XLA's would take one thread alone on processors.
+            rows = self.records.order(step, self.training.batch_size, self.training.seed)
+            self.stateless.held, totals = self._one(
+                self.stateless.held, totals, self._arrays, rows.astype("int32"), step
+            )
+            self.step = step + 1
+        return self.task.metrics({name: np.asarray(value) for name, value in totals.items()})
 
     def evaluate(self, records):
         """The metrics of all full batches of other Records, masked alike each time."""

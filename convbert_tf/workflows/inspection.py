@@ -160,7 +160,8 @@ def draw_kernels(inside, layer):
 def draw_averages(averages):
     """A matplotlib figure of `averages`, a row a layer: a panel a head, then all heads' kernels.
 
-    Errors as of `draw_attention`.
+    [CLS] and [SEP] are left out: they draw so much that nothing else would be seen. Errors as of
+    `draw_attention`.
     """
     layers, heads = averages.attention.shape[:2]
     columns = heads + (averages.kernels is not None)
@@ -171,15 +172,15 @@ def draw_averages(averages):
     for layer, panels in enumerate(rows):
         of_heads = zip(panels[:heads], averages.attention[layer], strict=True)
         for head, (panel, values) in enumerate(of_heads):
-            # [CLS] and [SEP] draw so much that nothing else would be seen.
-            panel.imshow(values, cmap="Blues", vmin=0, vmax=max(np.quantile(values, 0.99), 1e-6))
+            values = values[1:-1, 1:-1]
+            panel.imshow(values, cmap="Blues", vmin=0, vmax=max(np.quantile(values, 0.995), 1e-6))
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
         if averages.kernels is not None:
             _draw_mean_kernels(panels[-1], averages.kernels[layer])
     drawing.suptitle(
         f"attention and kernels, mean of {averages.number:,} windows of "
-        f"{averages.attention.shape[-1]} tokens",
+        f"{averages.attention.shape[-1]} tokens, without [CLS] and [SEP]",
         fontsize=9,
     )
     return drawing

@@ -50,6 +50,8 @@ def test_a_picture_has_a_row_a_layer_and_a_panel_a_head(encoder, tokenizer):
     assert [panel.get_title() for panel in panels[:3]] == titles and len(panels) == 6
     lines = [line.get_ydata() for line in panels[2].lines[:2]]
     np.testing.assert_allclose(lines, averages.kernels[0])
+    shown = panels[1].images[0].get_array()
+    np.testing.assert_allclose(shown, averages.attention[0, 1, 1:4, 1:4])
     without = ConvBertEncoder(dataclasses.replace(MODEL, conv_type="noconv", head_ratio=1))
     averages = inspection.average(without, tokenizer, TEXTS, length=5)
     assert averages.kernels is None and len(inspection.draw_averages(averages).axes) == 2
