@@ -38,7 +38,7 @@ def single_thread_tokens(config):
     return next(fits, 0)
 
 
-def freeze(model):
+def freeze(model, constant_matrices=True):
     """A function that computes `model` with its weights of now as constants.
 
     With scales and biases as constants of the graph TensorFlow computes LayerNorm as one operation.
@@ -49,6 +49,8 @@ def freeze(model):
 
     Args:
         model: a built Keras model.
+        constant_matrices: whether small matrices in half precision become constants. A SavedModel
+            that has them takes twice the memory, once for each function that calls the model.
 
     Returns:
         A function of the model's inputs that gives its outputs without dropout, to be called inside
@@ -59,7 +61,7 @@ def freeze(model):
     """
     values = [(weight, tf.convert_to_tensor(weight.value)) for weight in model.weights]
     halves = [value for _, value in values if value.dtype.size == 2]
-    fit = sum(2 * value.shape.num_elements() for value in halves) <= _MOST_CONSTANTS
+    fit = constant_matrices and sum(2 * value.shape.num_elements() for value in halves) <= _MOST_CONSTANTS
 
     def is_constant(value):
         return value.shape.rank < 2 or (fit and value.dtype.size == 2)
@@ -78,7 +80,7 @@ def freeze(model):
 def shared(model):
     """`freeze(model)` as one function of the graph, which all signatures of a SavedModel call."""
     return tf.function(
-        freeze(model),
+        freeze(model, constant_matrices=False),
         input_signature=[dict(IDS)],
         autograph=False,
         experimental_attributes={"_noinline": True},
