@@ -61,7 +61,8 @@ def freeze(model, constant_matrices=True):
     """
     values = [(weight, tf.convert_to_tensor(weight.value)) for weight in model.weights]
     halves = [value for _, value in values if value.dtype.size == 2]
-    fit = constant_matrices and sum(2 * value.shape.num_elements() for value in halves) <= _MOST_CONSTANTS
+    size = sum(2 * value.shape.num_elements() for value in halves)
+    fit = constant_matrices and size <= _MOST_CONSTANTS
 
     def is_constant(value):
         return value.shape.rank < 2 or (fit and value.dtype.size == 2)
