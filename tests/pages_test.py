@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXPERIMENTS = {
     "pretrain": config.PretrainingExperiment,
+    "pretrain_on_jax": config.PretrainingExperiment,
     "finetune": config.FinetuningExperiment,
     "evaluate": config.FinetuningExperiment,
 }
