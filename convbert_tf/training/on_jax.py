@@ -1,6 +1,8 @@
 """Training under JAX, for machines that have it and no TensorFlow; one device."""
 
 import os
+import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -73,14 +75,26 @@ class Stateless:
         """Holds what `save` wrote; returns the step."""
         import jax
 
+        arrays = _read(path, "delete it to begin anew", "step")
+        for i, group in enumerate(self.held):
+            for j, value in enumerate(group):
+                found = arrays.get(f"{i}_{j}")
+                if found is None or found.shape != value.shape:
+                    raise UserError(f"{path} is of another model: choose another model_dir.")
+                group[j] = jax.numpy.asarray(found, value.dtype)
+        return int(arrays["step"])
+
+
+def _read(path, advice, *names):
+    """The arrays of a file of np.savez, of which there must be `names`."""
+    try:
         with np.load(path) as arrays:
-            for i, group in enumerate(self.held):
-                for j, value in enumerate(group):
-                    found = arrays.get(f"{i}_{j}")
-                    if found is None or found.shape != value.shape:
-                        raise UserError(f"{path} is of another model: choose another model_dir.")
-                    group[j] = jax.numpy.asarray(found, value.dtype)
-            return int(arrays["step"])
+            found = dict(arrays)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path} is damaged or no .npz file: {advice}.") from None
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{path} has no array {missing[0]!r}: {advice}.")
+    return found
 
 
 class Records:
@@ -96,10 +110,11 @@ class Records:
     def __init__(self, path):
         if not os.path.isfile(path):
             raise UserError(f"there is no file {path}: tools/pack_records.py writes it.")
-        with np.load(path) as arrays:
-            self.ids, self.lengths, self.first = (arrays[n] for n in ("ids", "lengths", "first"))
-            self.vocab = arrays["vocab"].tolist()
-            self.lower_case, self.strip_accents = arrays["normalization"].tolist()
+        names = ("ids", "lengths", "first", "vocab", "normalization")
+        arrays = _read(path, "pack the records again", *names)
+        self.ids, self.lengths, self.first = (arrays[name] for name in names[:3])
+        self.vocab = arrays["vocab"].tolist()
+        self.lower_case, self.strip_accents = arrays["normalization"].tolist()
         self._shuffled = None, None  # (seed, epoch), and its order
 
     def order(self, step, batch_size, seed):

@@ -110,5 +110,8 @@ def test_a_preset_comes_back(packed, tmp_path):
     assert "resumed from step 24" in again.stdout and again.returncode == 0
     missing = run_tool("pretrain_on_jax", *flags[:-1], "--records=no.npz")
     assert_one_line(missing, 1, "there is no file no.npz", "tools/pack_records.py")
+    (tmp_path / "junk.npz").write_text("junk")
+    junk = run_tool("pretrain_on_jax", *flags[:-1], f"--records={tmp_path}/junk.npz")
+    assert_one_line(junk, 1, "junk.npz is damaged or no .npz file", "pack the records again")
     small = run_tool("pretrain_on_jax", *flags, "--config.model.vocab_size=20")
     assert_one_line(small, 1, "the records' vocabulary has 58 pieces")
