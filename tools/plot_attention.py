@@ -1,6 +1,6 @@
 r"""Draws what a model looks at on average: attention by layer and head, and its dynamic kernels.
 
-    python tools/plot_attention.py --preset=runs/small/preset --text=heldout.txt \\
+    python tools/plot_attention.py --preset=runs/small/preset --text=heldout.txt \
         --output_file=attention.png
 
 Each row is a layer. A panel of a head shows how much the token in a row looks at those in the

@@ -46,7 +46,7 @@ def main(_):
     heldout = on_jax.Records(FLAGS.heldout) if FLAGS.heldout else None
     os.makedirs(training.model_dir, exist_ok=True)
     with files.only_one(training.model_dir):
-        loop = _loop(experiment, records)
+        loop = on_jax.make_loop(experiment, records)
         device, count = jax.devices()[0], loop.task.model.count_params()
         console.say(f"{count:,} parameters, {training.precision}, on {device.device_kind}")
 
@@ -55,31 +55,6 @@ def main(_):
 
         results = on_jax.fit(loop, training.model_dir, in_time)
         _leave(loop, records, heldout, results, time.monotonic() - began)
-
-
-def _loop(experiment, records):
-    """The Loop of the experiment on `records`, which must be of its vocabulary and length."""
-    import keras
-
-    from convbert_tf.modeling import masking
-    from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
-    from convbert_tf.training import on_jax, optimization
-
-    training = experiment.training
-    if len(records.vocab) > experiment.model.vocab_size:
-        raise console.UserError(
-            f"the records' vocabulary has {len(records.vocab):,} pieces, the model's vocab_size is "
-            f"{experiment.model.vocab_size:,}."
-        )
-    if records.ids.shape[1] > experiment.model.max_position_embeddings:
-        raise console.UserError(f"the records have {records.ids.shape[1]} tokens, too many for it.")
-    keras.utils.set_random_seed(training.seed)
-    keras.config.set_dtype_policy(training.precision)
-    model = ConvBertPretrainer(experiment.model, experiment.pretraining)
-    task = PretrainingTask(model, masking.special_tokens(records.vocab), None)
-    optimizer = optimization.create(training, training.num_train_steps)
-    stateless = on_jax.Stateless(model, optimizer, on_jax.loss_of(task))
-    return on_jax.Loop(task, stateless, records, training)
 
 
 def _leave(loop, records, heldout, results, seconds):

@@ -9,6 +9,9 @@ import numpy as np
 
 from convbert_tf.console import Progress, UserError, say
 from convbert_tf.files import atomic_path
+from convbert_tf.modeling import functions, masking
+from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
+from convbert_tf.training import optimization
 
 STATE_FILE = "state.npz"
 
@@ -156,7 +159,7 @@ class Loop:
 
     Args:
         task: PretrainingTask.
-        stateless: of its model, by `loss_of`.
+        stateless: of its model; its loss gives the counts of the task's metrics as well.
         records: Records to train on.
         training: TrainingConfig.
     """
@@ -212,16 +215,32 @@ class Loop:
         return self.task.metrics(totals)
 
 
-def loss_of(task):
-    """The `loss` of Stateless for a task: of a batch, with the counts of its metrics."""
-    from convbert_tf.modeling.functions import total_loss
+def make_loop(experiment, records):
+    """The Loop of a PretrainingExperiment on Records; sets seed and precision of the process.
+
+    Raises:
+        UserError: the records' vocabulary or length does not fit the model.
+    """
+    model, training = experiment.model, experiment.training
+    if len(records.vocab) > model.vocab_size:
+        raise UserError(
+            f"the records' vocabulary has {len(records.vocab):,} pieces, the model's vocab_size is "
+            f"{model.vocab_size:,}."
+        )
+    if records.ids.shape[1] > model.max_position_embeddings:
+        raise UserError(f"the records have {records.ids.shape[1]} tokens, too many for it.")
+    keras.utils.set_random_seed(training.seed)
+    keras.config.set_dtype_policy(training.precision)
+    pretrainer = ConvBertPretrainer(model, experiment.pretraining)
+    task = PretrainingTask(pretrainer, masking.special_tokens(records.vocab), None)
 
     def loss(batch):
         inputs, weights = task.prepare(batch)
         terms, counts = task.losses(inputs, training=True)
-        return total_loss(terms, weights), counts
+        return functions.total_loss(terms, weights), counts
 
-    return loss
+    optimizer = optimization.create(training, training.num_train_steps)
+    return Loop(task, Stateless(pretrainer, optimizer, loss), records, training)
 
 
 def fit(loop, model_dir, watch=lambda: True):

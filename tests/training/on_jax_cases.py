@@ -1,11 +1,7 @@
 """A small loop under JAX, for processes without TensorFlow; see on_jax_test.py."""
 
-import keras
-
 from convbert_tf import config
-from convbert_tf.modeling import masking
-from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
-from convbert_tf.training import on_jax, optimization
+from convbert_tf.training import on_jax
 
 
 def make_loop(path):
@@ -21,11 +17,8 @@ def make_loop(path):
         generator_hidden_size=0.5,
     )
     training = config.TrainingConfig(
-        num_train_steps=24, steps_per_loop=4, checkpoint_interval=8, batch_size=8
+        num_train_steps=24, steps_per_loop=4, checkpoint_interval=8, batch_size=8, seed=1
     )
-    keras.utils.set_random_seed(1)
-    pretrainer = ConvBertPretrainer(model)
-    task = PretrainingTask(pretrainer, masking.special_tokens(records.vocab), None)
-    optimizer = optimization.create(training, training.num_train_steps)
-    stateless = on_jax.Stateless(pretrainer, optimizer, on_jax.loss_of(task))
-    return on_jax.Loop(task, stateless, records, training)
+    data = config.DataConfig(max_seq_length=24)
+    experiment = config.PretrainingExperiment(model=model, data=data, training=training)
+    return on_jax.make_loop(experiment, records)
