@@ -59,8 +59,11 @@ def main(_):
 
 def _leave(loop, records, heldout, results, seconds):
     """Writes the preset, and what the model scores; says it."""
+    from convbert_tf.text.vocabulary import VOCAB_FILE
+    from convbert_tf.training.scores import RESULTS_FILE
+
     directory = loop.training.model_dir
-    vocab_file = os.path.join(directory, "vocab.txt")
+    vocab_file = os.path.join(directory, VOCAB_FILE)
     with files.atomic_path(vocab_file) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write("".join(f"{piece}\n" for piece in records.vocab))
     preset = os.path.join(directory, "preset")
@@ -71,7 +74,7 @@ def _leave(loop, records, heldout, results, seconds):
     if heldout:
         report["metrics"] = loop.evaluate(heldout)
         console.say("  ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items()))
-    files.write_json(os.path.join(directory, "eval_results.json"), report)
+    files.write_json(os.path.join(directory, RESULTS_FILE), report)
     console.say(f"step {loop.step:,}; the model is in {preset}")
 
 
