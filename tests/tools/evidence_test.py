@@ -10,7 +10,11 @@ import sys
 
 import pytest
 
-from convbert_tf import config
+from convbert_tf import ConvBertEncoder, config, conversion
+from convbert_tf.modeling import storing
+from convbert_tf.weights import huggingface, names
+from tests.goldens import error
+from tests.weights.presets_test import randomize
 from tools.evidence import models, runs, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,6 +38,30 @@ def test_attention_alone_gets_as_many_parameters_as_convbert():
     assert fitted.model.conv_type == "noconv" and fitted.model.head_ratio == 1
     a_unit = 2 * (2 * 64 + 1)  # of the intermediate size, in two layers
     assert abs(models.parameters(fitted) - wanted) <= 4 * a_unit
+
+
+@pytest.mark.peers
+def test_attention_alone_is_the_encoder_of_electra():
+    sizes = dataclasses.replace(
+        experiment().model, conv_type="noconv", head_ratio=1, linear_groups=1
+    )
+    model = randomize(ConvBertEncoder(sizes))
+    stored, inputs = storing.describe(model), conversion.probe(sizes)
+    weights = names.to_theirs(huggingface.weight_names(stored), stored.arrays)
+    with conversion.without("triton"):  # see conversion.transformers_outputs
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
+        own = {name: value for name, value in sizes.to_dict().items() if "conv" not in name}
+        theirs = transformers.ElectraModel(transformers.ElectraConfig(**own)).eval()
+        state = {name.removeprefix("convbert."): torch.tensor(value) for name, value in weights}
+        assert set(theirs.state_dict()) - {"embeddings.position_ids"} == set(state)
+        theirs.load_state_dict(state, strict=False)
+        ids, mask, segments = (
+            torch.tensor(inputs[name]).long() for name in ("input_ids", "input_mask", "segment_ids")
+        )
+        with torch.no_grad():
+            expected = theirs(ids, attention_mask=mask, token_type_ids=segments)
+    assert error(conversion.outputs(model)["sequence_output"], expected[0].numpy()) < 1e-5
 
 
 def test_changes_are_arguments_of_the_tools():
