@@ -324,3 +324,12 @@ def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_pat
     assert header == "label\tprobability_bad\tprobability_good" and len(lines) == 3
     assert {line.split("\t")[0] for line in lines} <= {"bad", "good"}
     assert process.stderr.startswith("predictions: ") and "3 rows" in process.stderr
+    vectors = subprocess.run(
+        [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset", "--serve=embedding"]
+        + ["--output_format=jsonl"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        input=b"a b\n",
+    )
+    assert len(json.loads(vectors.stdout)["embedding"]) == runs.MODEL.hidden_size
