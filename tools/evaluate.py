@@ -95,6 +95,9 @@ def _of_run(model_dir):
         if experiment.task.name not in _WITH_FILES:
             raise console.UserError(f"{experiment.task.name} takes --data_dir, and no --dev_file.")
         changes["dev_file"] = DEV_FILE.value
+        if experiment.task.name == config.OWN_TASK and not experiment.task.dev_file:
+            # A part of this file was held out and not trained on: no row of it is a training row.
+            changes |= {"train_file": "", "split_column": ""}
     return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **changes))
 
 
