@@ -319,6 +319,11 @@ def test_another_file_of_one_s_own_is_scored_without_the_rows_of_the_run(tmp_pat
     assert process.returncode == 0, process.stderr
     assert "own dev, 2 examples: accuracy" in process.stdout
     assert "to train on" not in process.stdout
+    (tmp_path / "new.csv").write_text("text\na b\nc\nd\n")
+    files = [f"--dev_file={tmp_path}/old.csv", f"--test_file={tmp_path}/new.csv"]
+    (tmp_path / "old.csv").write_text("text,label\na,bad\n")
+    process = run_tool("evaluate", f"--run={tmp_path}", "--split=test", *files)
+    assert "own test, 3 examples: predicted" in process.stdout, process.stderr
 
 
 @pytest.mark.slow
