@@ -195,7 +195,7 @@ def test_help_is_usage_and_our_flags(name):
     usage, *_ = lines = process.stdout.splitlines()
     assert usage.startswith(f"Usage: python tools/{name}.py")
     assert usage.endswith(" [--flag=value ...]") and "Flags:" in lines
-    assert not re.search(r"\b(absl|pdb|logtostderr)\b", process.stdout)
+    assert not re.search(r"\b(absl|pdb|logtostderr|repeat\s+this)\b", process.stdout)
     longer = run_tool(name, "--helpfull")
     assert longer.returncode == 0 and "--[no]logtostderr" in longer.stdout
     assert longer.stdout.startswith(process.stdout)
