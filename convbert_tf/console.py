@@ -23,6 +23,7 @@ _CLEARER = {
     r"could not convert string to float: (.*)$": r"\1 is no number",
     r"^'(\w+)' Did you mean \"(\w+)\" .*$": r"a config has no '\1'; did you mean '\2'?",
 }
+_REPEATED = re.compile(r";\s+repeat this option to specify a list of values$")  # absl's addition
 HELP = ("help", "helpshort", "helpfull", "helpxml", "h", "?")
 
 
@@ -179,7 +180,7 @@ def _help(argv, details, full):
         note = "required" if _is_required(flag) else f"default: {default}" if default else ""
         values = f"={'|'.join(flag.parser.enum_values)}" if flag.flag_type() == "enum" else ""
         yield f"  --{'[no]' * flag.boolean}{flag.name}{values}" + (f"  ({note})" if note else "")
-        yield indented(flag.help or "")
+        yield indented(_REPEATED.sub("", flag.help or ""))
     yield "  --help, --helpfull"
     yield indented("This text; --helpfull: with the flags of the libraries.")
     yield from ("", *details(argv[1:])) if details else ()

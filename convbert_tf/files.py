@@ -226,5 +226,5 @@ def download(address):
 def how_to_install(error):
     """What to do about the ImportError of an optional library."""
     own = error.name in ("huggingface_hub", "safetensors")
-    extra = "pip install 'convbert-tf[huggingface]' or " if own else ""
+    extra = "pip install -e '.[huggingface]' or " if own else ""
     return f"{extra}pip install {error.name}"

@@ -195,7 +195,7 @@ def test_help_is_usage_and_our_flags(name):
     usage, *_ = lines = process.stdout.splitlines()
     assert usage.startswith(f"Usage: python tools/{name}.py")
     assert usage.endswith(" [--flag=value ...]") and "Flags:" in lines
-    assert not re.search(r"\b(absl|pdb|logtostderr)\b", process.stdout)
+    assert not re.search(r"\b(absl|pdb|logtostderr|repeat\s+this)\b", process.stdout)
     longer = run_tool(name, "--helpfull")
     assert longer.returncode == 0 and "--[no]logtostderr" in longer.stdout
     assert longer.stdout.startswith(process.stdout)
@@ -294,15 +294,43 @@ def test_a_run_s_other_files_are_for_tasks_that_can_name_them(tmp_path):
     assert_one_line(process, 1, f"holds trials: name one of the runs in it, as --run={tmp_path}/tr")
 
 
-@pytest.mark.slow
-def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_path):
+def save_classifier(folder):
     from convbert_tf.modeling.encoder import ConvBertEncoder
     from convbert_tf.modeling.heads import TextClassifier
     from tests import runs
 
-    (tmp_path / "pieces.txt").write_text("\n".join(runs.VOCAB) + "\n")
+    (folder / "pieces.txt").write_text("\n".join(runs.VOCAB) + "\n")
     model = TextClassifier(ConvBertEncoder(runs.MODEL), 2, labels=["bad", "good"])
-    model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(tmp_path / "pieces.txt"))
+    model.save_to_preset(str(folder / "preset"), vocab_file=str(folder / "pieces.txt"))
+
+
+@pytest.mark.slow
+def test_another_file_of_one_s_own_is_scored_without_the_rows_of_the_run(tmp_path):
+    from tests import runs
+
+    save_classifier(tmp_path)
+    task = {"name": "own", "train_file": "gone.csv", "split_column": "part", "labels": "bad,good"}
+    length = runs.MODEL.max_position_embeddings
+    task = config.TaskConfig(**task, max_seq_length=length)
+    experiment = config.FinetuningExperiment(task)
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(experiment)))
+    (tmp_path / "new.csv").write_text("text,label\na b,good\nc,bad\n")
+    process = run_tool("evaluate", f"--run={tmp_path}", f"--dev_file={tmp_path}/new.csv")
+    assert process.returncode == 0, process.stderr
+    assert "own dev, 2 examples: accuracy" in process.stdout
+    assert "to train on" not in process.stdout
+    (tmp_path / "new.csv").write_text("text\na b\nc\nd\n")
+    files = [f"--dev_file={tmp_path}/old.csv", f"--test_file={tmp_path}/new.csv"]
+    (tmp_path / "old.csv").write_text("text,label\na,bad\n")
+    process = run_tool("evaluate", f"--run={tmp_path}", "--split=test", *files)
+    assert "own test, 3 examples: predicted" in process.stdout, process.stderr
+
+
+@pytest.mark.slow
+def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_path):
+    from tests import runs
+
+    save_classifier(tmp_path)
     (tmp_path / "old.tsv").write_text("an earlier output")
     subprocess.run(
         [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset"]
@@ -324,3 +352,12 @@ def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_pat
     assert header == "label\tprobability_bad\tprobability_good" and len(lines) == 3
     assert {line.split("\t")[0] for line in lines} <= {"bad", "good"}
     assert process.stderr.startswith("predictions: ") and "3 rows" in process.stderr
+    vectors = subprocess.run(
+        [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset", "--serve=embedding"]
+        + ["--output_format=jsonl"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        input=b"a b\n",
+    )
+    assert len(json.loads(vectors.stdout)["embedding"]) == runs.MODEL.hidden_size

@@ -70,6 +70,7 @@ def panels_of(source):
     from convbert_tf.serving import loading
     from convbert_tf.weights import formats
 
+    console.say(f"loading {source}")
     if loading.is_exported(source):
         yield _panel(loading.load(source))
         return

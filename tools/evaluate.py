@@ -36,6 +36,9 @@ DEV_FILE = flags.DEFINE_string(
     None,
     "Of --run: another file to score as its split dev, of questions, tags or rows of one's own.",
 )
+TEST_FILE = flags.DEFINE_string(
+    "test_file", None, "As dev_file, to predict as --split=test, with or without labels or tags."
+)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where the reports go; with --run by default reports/ in it."
 )
@@ -51,7 +54,7 @@ def main(_):
     if RUN.value is not None:
         experiment = _of_run(RUN.value)
         output_dir = output_dir or os.path.join(RUN.value, "reports")
-    for flag in (DATA_DIR, DEV_FILE) if RUN.value is None else ():
+    for flag in (DATA_DIR, DEV_FILE, TEST_FILE) if RUN.value is None else ():
         if flag.value is not None:
             raise console.UserError(
                 f"--{flag.name} goes with --run; here it is --config.task.{flag.name}."
@@ -91,10 +94,17 @@ def _of_run(model_dir):
             raise console.UserError("a run on texts of one's own takes --dev_file, no --data_dir.")
         changes |= dict.fromkeys(("train_file", "dev_file", "test_file"), "")
         changes["data_dir"] = DATA_DIR.value
-    if DEV_FILE.value is not None:
+    for flag in (DEV_FILE, TEST_FILE):
+        if flag.value is None:
+            continue
         if experiment.task.name not in _WITH_FILES:
-            raise console.UserError(f"{experiment.task.name} takes --data_dir, and no --dev_file.")
-        changes["dev_file"] = DEV_FILE.value
+            raise console.UserError(
+                f"{experiment.task.name} takes --data_dir, and no --{flag.name}."
+            )
+        changes[flag.name] = flag.value
+    if DEV_FILE.value and experiment.task.name == config.OWN_TASK and not experiment.task.dev_file:
+        # A part of this file was held out and not trained on: no row of it is a training row.
+        changes |= {"train_file": "", "split_column": ""}
     return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **changes))
 
 

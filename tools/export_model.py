@@ -170,6 +170,8 @@ def _task():
     if not is_file and task.name == config.OWN_TASK:
         raise console.UserError(f"--check_data={given}: a task of one's own takes a file.")
     changes = {"dev_file": given} if is_file else {"dev_file": "", "data_dir": given}
+    if task.name == config.OWN_TASK and not task.dev_file:  # as in tools/evaluate.py
+        changes |= {"train_file": "", "split_column": ""}
     return dataclasses.replace(task, **changes)
 
 

@@ -6,6 +6,8 @@ r"""Labels the texts of a file, or of standard input, with a fine-tuned model.
     echo "A fine film." | python tools/predict.py --model=models/sst2/1
     python tools/predict.py --model=runs/qa --input=dev.json --keep=id --output=answers.jsonl \
         --html=answers.html
+    python tools/predict.py --model=runs/small --serve=embedding --input=texts.txt \
+        --output=vectors.jsonl
 
 The predictions are in the order of the input: label and probabilities; the score of a regression;
 the answer to a question and its bytes in the context; words and entities with their tags, best as
@@ -68,6 +70,13 @@ MAX_SEQ_LENGTH = flags.DEFINE_integer(
 PAIR = flags.DEFINE_bool(
     "pair", None, "Whether a classifier takes a pair of texts; by default as trained."
 )
+SERVE = flags.DEFINE_enum(
+    "serve",
+    None,
+    ["embedding", "replaced_tokens", "fill_mask"],
+    "What is asked of a model that has no fine-tuned head, or in its place; see "
+    "tools/export_model.py. An exported model tells it itself.",
+)
 HTML = flags.DEFINE_string(
     "html", None, "Of questions: a page of the answers in their contexts, which is replaced."
 )
@@ -98,7 +107,7 @@ def _label(source, target, *chosen):
     from convbert_tf import serving
     from convbert_tf.workflows import answer_pages, answering, prediction
 
-    if answering.is_answerer(MODEL.value):
+    if SERVE.value is None and answering.is_answerer(MODEL.value):
         if PAIR.value is not None:
             raise console.UserError("--pair is for classifiers; this model answers questions.")
         model = answering.Answerer(MODEL.value, BATCH_SIZE.value, MAX_SEQ_LENGTH.value)
@@ -109,7 +118,9 @@ def _label(source, target, *chosen):
         return
     if HTML.value:
         raise console.UserError("--html is for questions, of a preset or a run that answers them.")
-    served = serving.load(MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value)
+    served = serving.load(
+        MODEL.value, max_seq_length=MAX_SEQ_LENGTH.value, pair=PAIR.value, serve=SERVE.value
+    )
     prediction.label_table(served, source, target, *chosen, BATCH_SIZE.value)
 
 

@@ -31,7 +31,7 @@ def run_on(runner, options=()):
     try:
         import apache_beam
     except ImportError as error:
-        raise UserError("runner needs Apache Beam: pip install 'convbert-tf[beam]'.") from error
+        raise UserError("runner needs Apache Beam: pip install -e '.[beam]'.") from error
 
     def run(sources, settings, output_dir, finished):
         from apache_beam.options.pipeline_options import PipelineOptions

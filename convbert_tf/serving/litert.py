@@ -218,18 +218,7 @@ class _Server:
         self.inputs, self.labels = settings["inputs"], settings.get("labels")
 
     def __call__(self, **texts):
-        if set(texts) != set(self.inputs):
-            raise UserError(
-                f"this model takes {', '.join(self.inputs)}; given: {', '.join(texts)}."
-            )
-        for name, values in texts.items():
-            if isinstance(values, str | bytes):
-                raise UserError(f"{name} is one string; give a list: [{name}].")
-        texts = [[_as_bytes(text) for text in texts[name]] for name in self.inputs]
-        if len({len(values) for values in texts}) > 1:
-            counts = " and ".join(str(len(values)) for values in texts)
-            raise UserError(f"{' and '.join(self.inputs)} go together: {counts} of them.")
-        return self._answer(*texts)
+        return self._answer(*checked(texts, self.inputs))
 
     def token_counts(self, texts):
         """How many tokens each of `texts` has, [B]."""
@@ -246,6 +235,28 @@ class _Server:
         settings = self.settings
         room = settings["max_seq_length"] - 2
         return litert_decoding.owned_windows(len(ids), room, settings["doc_stride"])
+
+
+def checked(texts, names):
+    """The `texts` of a call, in the order of `names`: lists of bytes, of one length.
+
+    Args:
+        texts: a dict, name -> list of str or bytes.
+        names: of the inputs that the model takes.
+
+    Raises:
+        UserError: other inputs are given, or something else than lists of texts.
+    """
+    if set(texts) != set(names):
+        raise UserError(f"this model takes {', '.join(names)}; given: {', '.join(texts)}.")
+    for name, values in texts.items():
+        if isinstance(values, str | bytes):
+            raise UserError(f"{name} is one string; give a list: [{name}].")
+    texts = [[_as_bytes(text) for text in texts[name]] for name in names]
+    if len({len(values) for values in texts}) > 1:
+        counts = " and ".join(str(len(values)) for values in texts)
+        raise UserError(f"{' and '.join(names)} go together: {counts} of them.")
+    return texts
 
 
 def _as_bytes(text):

@@ -220,8 +220,10 @@ A {settings["kind"]} of convbert_tf for LiteRT, {precision}: `model.tflite` is t
 {settings["max_seq_length"]} tokens.
 Each text gets what it gets {padding}.
 
+In a clone of convbert_tf, without TensorFlow:
+
 ```bash
-pip install ai-edge-litert && pip install --no-deps convbert-tf  # no TensorFlow is needed
+pip install ai-edge-litert && pip install --no-deps .
 ```
 ```python
 from convbert_tf.serving import litert

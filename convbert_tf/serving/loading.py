@@ -35,6 +35,10 @@ class Served:
             the outputs that end in _bytes, which give the texts of others again.
         owner: of the weights that `call` computes with; they go when it goes.
         lengths: a function of n texts -> about how many tokens each has, [n].
+
+    Call:
+        The inputs by their names, each a list of B texts (str, or bytes of UTF-8). Returns a dict
+        of arrays [B, ...], as `call` does; strings are bytes.
     """
 
     inputs: list
@@ -42,6 +46,11 @@ class Served:
     call: Callable
     owner: object
     lengths: Callable = estimated_lengths
+
+    def __call__(self, **texts):
+        batch = zip(self.inputs, litert.checked(texts, self.inputs), strict=True)
+        outputs = self.call(**{name: tf.constant(values, tf.string) for name, values in batch})
+        return {name: values.numpy() for name, values in outputs.items()}
 
 
 def load(source, **options):

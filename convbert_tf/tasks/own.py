@@ -75,7 +75,7 @@ class Tables:
         self.task = _task(self.config)
         parse = functools.partial(_parse, self.task)
         self._rows = self._parts([rows.with_labels(parse) for rows in scored])
-        if test and test[0]:
+        if test and test[0] and not config.test_file:
             self._rows["test"] = test[0].with_labels(parse, optional=True)
         if config.train_file:
             self._say()

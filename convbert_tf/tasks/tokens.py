@@ -345,7 +345,7 @@ class Tokens:
             word = self._find_columns(train.file, train.file.names)[0]
             return Split(file, file.column(word), None, train.tag_column)
         raise UserError(
-            f"{file.path} has {file.num_columns} columns, and {train.file.path} "
+            f"{file.path} has {counted(file.num_columns, 'column')}, and {train.file.path} "
             f"{train.file.num_columns}."
         )
 

@@ -136,5 +136,5 @@ def test_the_tool_builds_on_beam(folder):
 
 def test_without_beam_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(UserError, match=r"pip install 'convbert-tf\[beam\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[beam\]'"):
         corpus_beam.run_on("DirectRunner")

@@ -45,10 +45,12 @@ def test_a_preset_a_run_and_exported_models_answer_alike(folder):
     for name in ("preset", "", "served", "litert"):
         served = serving.load(str(folder / name))
         assert (served.inputs, served.labels) == (["text_a", "text_b"], ["bad", "good"])
-        given = {"text_a": ["cat dog", "."], "text_b": ["dog", "cat"]}
-        answers.append(served.call(**{k: tf.constant(v) for k, v in given.items()}))
+        answers.append(served(text_b=["dog", b"cat"], text_a=["cat dog", "."]))
+        assert served(text_a=[], text_b=[])["label"].shape == (0,)
+        with pytest.raises(UserError, match="takes text_a, text_b; given: text"):
+            served(text=["cat"])
     for other in answers[1:]:
-        assert (other["label"] == answers[0]["label"]).numpy().all()
+        assert other["label"].tolist() == answers[0]["label"].tolist()
         np.testing.assert_allclose(other["probabilities"], answers[0]["probabilities"], atol=1e-6)
 
 

@@ -293,7 +293,7 @@ def test_columns_are_chosen(family, settings, expected):
         ({"train.txt": TRAIN}, r"must hold one file dev\.txt"),
         ({"train.txt": "ada N\nbob N\n", "dev.txt": TRAIN}, "all words have the tag 'N'"),
         ({"train.txt": "ada\nbob\n", "dev.txt": TRAIN}, "in the same column 1, of 1"),
-        ({"train.txt": TRAIN, "dev.txt": "ada\n"}, r"dev\.txt has 1 columns, and .*train\.txt 2"),
+        ({"train.txt": TRAIN, "dev.txt": "ada\n"}, r"dev\.txt has 1 column, and .*train\.txt 2"),
         ({"train.txt": TRAIN, "dev.txt": "N ada\n"}, r"dev\.txt has no tag that .*only ada \(1\)"),
         ({"train.txt": TRAIN, "dev.txt": TRAIN}, "holds 2 records, fewer than one batch of 3"),
     ],

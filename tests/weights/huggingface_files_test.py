@@ -154,7 +154,7 @@ def test_one_file_of_weights_is_enough(monkeypatch, tmp_path):
 @pytest.mark.parametrize("library", ["huggingface_hub", "safetensors"])
 def test_a_library_that_is_not_there_is_named(monkeypatch, tmp_path, library):
     monkeypatch.setitem(sys.modules, library, None)
-    message = rf"{library}: pip install 'convbert-tf\[huggingface\]' or pip install {library}"
+    message = rf"{library}: pip install -e '\.\[huggingface\]' or pip install {library}"
     with pytest.raises(UserError, match=message.replace(": ", ".*: ", 1)):
         if library == "safetensors":
             huggingface.save(ConvBertEncoder(tiny(head_ratio=2)), tmp_path / "new")
