@@ -39,7 +39,7 @@ stage() {
   local title=$1 result=$2 started=$SECONDS
   shift 2
   number=$((number + 1))
-  printf '\n[%d/12] %s\n' "$number" "$title"
+  printf '\n[%d/11] %s\n' "$number" "$title"
   if [[ -e $result ]]; then
     echo "kept from an earlier run: $result"
     return
@@ -82,8 +82,6 @@ finetune "The same without pre-training, for comparison" \
   configs/quickstart.py:cola "$data/acceptability" "$cola-scratch" --config.task.from_scratch=True
 finetune "What does this argument do? Fine-tuning" \
   configs/quickstart.py:squad_v1 "$data/qa" "$qa"
-finetune "The same without pre-training, for comparison" \
-  configs/quickstart.py:squad_v1 "$data/qa" "$qa-scratch" --config.task.from_scratch=True
 
 stage "A SavedModel of the classifier" "$out/models/acceptability/1" tools/export_model.py \
   "--preset=$cola/preset" "--output_dir=$out/models/acceptability/1" --max_seq_length=128
@@ -95,7 +93,7 @@ stage "A picture of its attention and its convolution's kernels, on held-out doc
   "--text=$data/corpus/heldout.txt" "--output_file=$out/attention.png"
 
 printf '\nScores on held-out documents\n'
-"$python" tools/compare_runs.py "--run=$cola" "--run=$cola-scratch" "--run=$qa" "--run=$qa-scratch"
+"$python" tools/compare_runs.py "--run=$cola" "--run=$cola-scratch" "--run=$qa"
 
 printf '\nOne question each\n'
 "$python" tools/ask.py "--saved_model=$out/models/acceptability/1" \
