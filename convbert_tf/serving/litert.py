@@ -109,6 +109,10 @@ def load(directory, num_threads=None):
     kind = _KINDS.get(settings["kind"])
     if kind is None:
         raise UserError(f"{directory}: {settings['kind']!r} is no kind of model that is known.")
+    sizes = {settings.get("num_classes"), len(settings.get("labels") or "") or None} - {None}
+    logits = compute([0], 1).get("logits")
+    if logits is not None and sizes - {logits.shape[-1]}:
+        raise UserError(f"{directory}: {SETTINGS_FILE} is of another model; export it again.")
     return kind(compute, tokenizer, settings)
 
 
@@ -222,10 +226,7 @@ class _Server:
             raise UserError(
                 f"this model takes {', '.join(self.inputs)}; given: {', '.join(texts)}."
             )
-        for name, values in texts.items():
-            if isinstance(values, str | bytes):
-                raise UserError(f"{name} is one string; give a list: [{name}].")
-        texts = [[_as_bytes(text) for text in texts[name]] for name in self.inputs]
+        texts = [list(map(_as_bytes, _as_list(name, texts[name]))) for name in self.inputs]
         if len({len(values) for values in texts}) > 1:
             counts = " and ".join(str(len(values)) for values in texts)
             raise UserError(f"{' and '.join(self.inputs)} go together: {counts} of them.")
@@ -233,7 +234,7 @@ class _Server:
 
     def token_counts(self, texts):
         """How many tokens each of `texts` has, [B]."""
-        return np.array([len(ids) for ids in self.tokenizer.tokenize(texts)])
+        return np.array([len(ids) for ids in self.tokenizer.tokenize(_as_list("texts", texts))])
 
     def _packed(self, first, second=None):
         """The outputs for [CLS] first [SEP] (second [SEP])."""
@@ -246,6 +247,15 @@ class _Server:
         settings = self.settings
         room = settings["max_seq_length"] - 2
         return litert_decoding.owned_windows(len(ids), room, settings["doc_stride"])
+
+
+def _as_list(name, values):
+    if isinstance(values, str | bytes):
+        raise UserError(f"{name} is one string; give a list: [{name}].")
+    try:
+        return list(values)
+    except TypeError:
+        raise UserError(f"{name} must be a list of strings, got {values!r}.") from None
 
 
 def _as_bytes(text):
