@@ -1,7 +1,7 @@
 """Fine-tuning as tools/quickstart.sh does it: short, for a tiny model on two CPU cores.
 
 configs/quickstart.py:cola or :squad_v1. Less than an epoch of some 12,000 sentences, three of some
-4,000 questions; small batches, because so short a run needs steps more than it needs smooth gradients.
+4,000 questions; small batches, because so short a run needs steps more than smooth gradients.
 """
 
 from convbert_tf import config

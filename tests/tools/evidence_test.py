@@ -10,7 +10,11 @@ import sys
 
 import pytest
 
-from convbert_tf import config
+from convbert_tf import ConvBertEncoder, config, conversion
+from convbert_tf.modeling import storing
+from convbert_tf.weights import huggingface, names
+from tests.goldens import error
+from tests.weights.presets_test import randomize
 from tools.evidence import models, runs, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,12 +40,42 @@ def test_attention_alone_gets_as_many_parameters_as_convbert():
     assert abs(models.parameters(fitted) - wanted) <= 4 * a_unit
 
 
+@pytest.mark.peers
+def test_attention_alone_is_the_encoder_of_electra():
+    sizes = dataclasses.replace(
+        experiment().model, conv_type="noconv", head_ratio=1, linear_groups=1
+    )
+    model = randomize(ConvBertEncoder(sizes))
+    stored, inputs = storing.describe(model), conversion.probe(sizes)
+    weights = names.to_theirs(huggingface.weight_names(stored), stored.arrays)
+    with conversion.without("triton"):  # see conversion.transformers_outputs
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
+        own = {name: value for name, value in sizes.to_dict().items() if "conv" not in name}
+        theirs = transformers.ElectraModel(transformers.ElectraConfig(**own)).eval()
+        state = {name.removeprefix("convbert."): torch.tensor(value) for name, value in weights}
+        assert set(theirs.state_dict()) - {"embeddings.position_ids"} == set(state)
+        theirs.load_state_dict(state, strict=False)
+        ids, mask, segments = (
+            torch.tensor(inputs[name]).long() for name in ("input_ids", "input_mask", "segment_ids")
+        )
+        with torch.no_grad():
+            expected = theirs(ids, attention_mask=mask, token_type_ids=segments)
+    assert error(conversion.outputs(model)["sequence_output"], expected[0].numpy()) < 1e-5
+
+
 def test_changes_are_arguments_of_the_tools():
     changes = {"model.conv_type": "noconv", "training.learning_rate": 1e-3}
     assert models.arguments(changes) == [
         "--config.model.conv_type=noconv",
         "--config.training.learning_rate=0.001",
     ]
+
+
+def test_the_size_of_another_config_leaves_the_vocabulary():
+    here, other = experiment(), experiment(hidden_size=64, vocab_size=99)
+    other = dataclasses.replace(other, training=config.TrainingConfig(num_train_steps=3))
+    assert models.size_of(here, other) == {"model.hidden_size": 64}
 
 
 def test_every_ablation_is_a_possible_model():
@@ -68,16 +102,21 @@ def write_metrics(folder, lines):
     return str(folder)
 
 
-def lines_of(rate, loss):
-    """Two loops of 10 steps and an evaluation after each; `rate` examples a second."""
+def lines_of(rate, loss, slow=1.0):
+    """Two loops of 10 steps and an evaluation after each; `rate` examples a second.
+
+    In the second loop the machine is slower by the factor `slow`.
+    """
     train = {"kind": "train", "time": 0.0, "examples_per_second": rate}
     held_out = {"kind": "eval", "time": 0.0, "masked_lm_loss": loss, "disc_loss": 0.5}
     held_out |= {"disc_auc": 0.75}
-    return [each | {"step": step} for step in (10, 20) for each in (train, held_out)]
+    lines = [each | {"step": step} for step in (10, 20) for each in (train, held_out)]
+    lines[2]["examples_per_second"] /= slow
+    return lines
 
 
-def test_a_curve_counts_tokens_and_the_time_of_steps(tmp_path):
-    folder = write_metrics(tmp_path / "run", lines_of(rate=4.0, loss=3.0))
+def test_a_curve_counts_tokens_and_the_undisturbed_time_of_steps(tmp_path):
+    folder = write_metrics(tmp_path / "run", lines_of(rate=4.0, loss=3.0, slow=7.0))
     points = runs.curve(folder, experiment())
     assert [point["tokens"] for point in points] == [10 * 8 * 32, 20 * 8 * 32]
     assert [point["seconds"] for point in points] == [20.0, 40.0]  # 80 examples at 4 a second
@@ -99,7 +138,14 @@ def test_the_pretraining_table_has_means_and_deviations(tmp_path):
     shown = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert shown["masked_lm_loss"] == "3.100 ± 0.141"
     assert shown["parameters"] == "1,234" and shown["ms a step"] == "2000"
-    assert row.endswith("| 0.850 ± 0.071 |")
+    assert shown["AUC on the reference text"] == "0.850 ± 0.071"
+    assert row.endswith("| 10, 10 |")  # the first evaluation is below 5.5 already
+
+
+def test_a_plateau_is_left_at_the_first_evaluation_below_it():
+    curve = [{"step": step, "masked_lm_loss": loss} for step, loss in ((1, 6), (2, 5.4), (3, 5))]
+    assert tables.left_plateau(curve) == "2"
+    assert tables.left_plateau(curve[:1]) == "-"
 
 
 def test_the_picture_has_a_panel_for_each_metric_over_both_axes(tmp_path):
@@ -185,9 +231,16 @@ def test_a_table_from_text(tmp_path):
         "--table=probe",
         f"--text={tmp_path}/text.txt",
         "--learning_rates=1e-3",
+        "--warmup_steps=4",
         "--probe_steps=8",
     )
     assert probed.returncode == 0, probed.stderr
+    chosen = json.loads((tmp_path / "out/probe.json").read_text())
+    assert [each["training.learning_rate"] for each in chosen.values()] == [1e-3, 1e-3]
+    assert (tmp_path / "out/probe.md").read_text().count("| ConvBERT | 0.001 |") == 2
+    scaled = evidence(tmp_path, "--table=scaling", f"--sizes={tmp_path}/tiny.py", "--minutes=0.01")
+    assert scaled.returncode == 0, scaled.stderr
+    assert "| tiny |" in (tmp_path / "out/scaling.md").read_text()
     (tmp_path / "out/same_time.json").write_text('{"model.intermediate_size": 96}')
     done = evidence(tmp_path, "--table=pretraining", "--seeds=0")
     assert done.returncode == 0, done.stderr
@@ -197,6 +250,14 @@ def test_a_table_from_text(tmp_path):
         assert each["curves"][0][-1]["step"] == 8 and 0 <= each["reference"][0]["disc_auc"] <= 1
     assert (tmp_path / "out/pretraining.svg").stat().st_size > 1000
     assert "Masked language modelling alone" in (tmp_path / "out/pretraining.md").read_text()
+
+
+def test_what_is_no_number_is_told(tmp_path):
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    for flag, text in (("seeds", "x"), ("learning_rates", "1e-3,-1"), ("warmup_steps", "2.5")):
+        done = evidence(tmp_path, "--table=probe", f"--{flag}={text}")
+        assert done.returncode == 1 and f"--{flag} takes" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_without_text_and_records_it_says_so(tmp_path):

@@ -3,7 +3,7 @@
 A change is "section.key" of the config -> value.
 """
 
-from convbert_tf.config import with_values
+from convbert_tf.config import changed_values, with_values
 from convbert_tf.modeling.pretraining import ConvBertPretrainer
 
 # ELECTRA's encoder: self-attention alone, with all its heads (Clark et al., 2020).
@@ -39,6 +39,16 @@ def with_parameters(experiment, changes, wanted):
     per_unit = (parameters(with_values(base, {name: size + _STEP})) - here) / _STEP
     fitting = size + _STEP * round((wanted - here) / per_unit / _STEP)
     return changes | {name: max(fitting, _STEP)}
+
+
+def size_of(experiment, other):
+    """Changes that give `experiment` the model of `other`, but for its vocabulary."""
+    found = changed_values(experiment, other).items()
+    return {
+        name: value
+        for name, (_, value) in found
+        if name.startswith("model.") and name != "model.vocab_size"
+    }
 
 
 def arguments(changes):

@@ -45,10 +45,23 @@ class Plan:
         return os.path.join(self.output_dir, *parts)
 
 
+def experiment_of(file):
+    """The PretrainingExperiment of a config file.
+
+    Raises:
+        UserError: there is no such config.
+    """
+    try:
+        return config.from_config_dict(
+            PretrainingExperiment, flags.load(file, PretrainingExperiment)
+        )
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
 def given(file, experiment):
     """Arguments of tools/pretrain.py that make of the config in `file` the one of `experiment`."""
-    before = config.from_config_dict(PretrainingExperiment, flags.load(file, PretrainingExperiment))
-    changes = config.changed_values(before, experiment).items()
+    changes = config.changed_values(experiment_of(file), experiment).items()
     return tuple(models.arguments({name: value for name, (_, value) in changes}))
 
 
@@ -149,25 +162,27 @@ def pretrain(plan, name, changes, seed):
 def curve(folder, experiment):
     """The evaluations of a run: dicts of metrics, with `tokens` and `seconds` of training before.
 
-    Seconds are those of the steps alone, without evaluations and starts; tokens count padding.
+    Seconds are those of its steps at their undisturbed speed (see seconds_a_step), without
+    evaluations and starts; tokens count padding.
     """
-    a_step = experiment.training.batch_size * experiment.data.max_seq_length
-    points, seconds, last = [], 0.0, 0
-    for line in plots.read_metrics(folder):
-        if line["kind"] == "train":
-            examples = (line["step"] - last) * experiment.training.batch_size
-            seconds += examples / line["examples_per_second"]
-            last = line["step"]
-        elif line["kind"] == "eval":
-            points.append(line | {"tokens": line["step"] * a_step, "seconds": seconds})
-    return points
+    tokens = experiment.training.batch_size * experiment.data.max_seq_length
+    seconds = seconds_a_step(folder, experiment)
+    return [
+        line | {"tokens": line["step"] * tokens, "seconds": line["step"] * seconds}
+        for line in plots.read_metrics(folder)
+        if line["kind"] == "eval"
+    ]
 
 
 def seconds_a_step(folder, experiment):
-    """The median time of a step of the run in `folder`, without its first loop."""
+    """The time of a step of the run in `folder`: what the fastest tenth of its loops takes.
+
+    Runs take hours, and the machine does other things beside them; its slow hours say nothing of a
+    model.
+    """
     rates = [x["examples_per_second"] for x in plots.read_metrics(folder) if x["kind"] == "train"]
-    rates = sorted(rates[1:] or rates)
-    return experiment.training.batch_size / rates[len(rates) // 2]
+    rates = sorted(rates, reverse=True)
+    return experiment.training.batch_size / rates[len(rates) // 10]
 
 
 def random_preset(plan):

@@ -11,35 +11,79 @@ CONVBERT, ATTENTION = "ConvBERT", "attention"
 SAME_PARAMETERS, SAME_TIME = "attention, same parameters", "attention, same time"
 MLM = {"pretraining.objective": "mlm"}
 _CHOSEN = "probe.json"  # model -> changes that the probe found best
+_RATE, _WARMUP = "training.learning_rate", "training.warmup_steps"
 _TIMED_STEPS = 150
 
 
-def probe(plan, learning_rates, steps):
+def scaling(plan, sizes, minutes):
+    """Trains models of several sizes for the same time; writes scaling.md.
+
+    Args:
+        plan: runs.Plan.
+        sizes: name -> PretrainingExperiment, whose model is taken.
+        minutes: of steps, for each size.
+    """
+    rows = [["model", "parameters", "steps", "tokens", "minutes", *tables.HELD_OUT]]
+    for name, other in sizes.items():
+        changes = models.size_of(plan.experiment, other)
+        seconds = _timed(plan, name, changes)
+        steps = max(int(60 * minutes / seconds), 1)
+        own = changes | _budget(steps)
+        folder = runs.pretrain(plan, f"scaling {name}", own, plan.experiment.training.seed)
+        last = runs.curve(folder, plan.experiment)[-1]
+        size = models.parameters(with_values(plan.experiment, changes))
+        rows.append([name, f"{size:,}", f"{steps:,}", f"{last['tokens'] / 1e6:.1f} M"])
+        rows[-1] += [f"{last['seconds'] / 60:.1f}", *_shown(last)]
+    tables.write(plan.path("scaling.md"), tables.markdown(rows))
+
+
+def _budget(steps):
+    """Changes by which a run takes `steps` steps, and is scored after the last."""
+    return {"training.num_train_steps": steps, "training.eval_interval": steps}
+
+
+def probe(plan, learning_rates, warmup_steps, steps):
     """Short runs of ConvBERT and attention with each learning rate; keeps the best of each.
+
+    With the best learning rate, other lengths of the warm-up are tried as well.
 
     Args:
         plan: runs.Plan.
         learning_rates: texts of numbers.
+        warmup_steps: texts of numbers, beside the config's own.
         steps: of each run.
     """
-    rows, best = [["model", "learning rate", "steps", *tables.HELD_OUT]], {}
-    short = {"training.num_train_steps": steps, "training.eval_interval": steps}
+    rows, best = [["model", "learning rate", "warm-up", "steps", *tables.HELD_OUT]], {}
     for model, changes in _two(plan).items():
-        losses = {}
+        tried = {}
         for rate in learning_rates:
-            own = changes | short | {"training.learning_rate": float(rate)}
-            folder = runs.pretrain(
-                plan, f"probe {model} {rate}", own, plan.experiment.training.seed
-            )
-            last = runs.curve(folder, plan.experiment)[-1]
-            losses[rate] = last["masked_lm_loss"] + _weighted(plan, last)
-            shown = [f"{last[metric]:.3f}" for metric in tables.HELD_OUT]
-            rows.append([model, rate, f"{last['step']:,}", *shown])
-        best[model] = {"training.learning_rate": float(min(losses, key=losses.get))}
+            own = {_RATE: float(rate)}
+            tried[_probed(plan, model, changes, own, steps, rows)] = own
+        fastest = tried[min(tried)]
+        for warmup in warmup_steps:
+            own = fastest | {_WARMUP: int(warmup)}
+            tried[_probed(plan, model, changes, own, steps, rows)] = own
+        best[model] = tried[min(tried)]
     files.write_json(plan.path(_CHOSEN), best)
     tables.write(plan.path("probe.md"), tables.markdown(rows))
     for model, changes in best.items():
-        say(f"{model} trains best with a learning rate of {changes['training.learning_rate']:g}")
+        chosen = ", ".join(f"{name} {value:g}" for name, value in changes.items())
+        say(f"{model} trains best with {chosen}")
+
+
+def _probed(plan, model, changes, own, steps, rows):
+    """The last held-out loss of a short run of `changes` and `own`; adds its line to `rows`."""
+    options = plan.experiment.training
+    name = " ".join(["probe", model, *(f"{value:g}" for value in own.values())])
+    folder = runs.pretrain(plan, name, changes | own | _budget(steps), options.seed)
+    last = runs.curve(folder, plan.experiment)[-1]
+    warmup = own.get(_WARMUP, options.warmup_steps)
+    rows.append([model, f"{own[_RATE]:g}", f"{warmup}", f"{last['step']:,}", *_shown(last)])
+    return last["masked_lm_loss"] + _weighted(plan, last)
+
+
+def _shown(metrics):
+    return [f"{metrics[metric]:.3f}" for metric in tables.HELD_OUT]
 
 
 def _weighted(plan, metrics):
@@ -83,13 +127,9 @@ def _same_time(plan, attention):
     path, name = plan.path("same_time.json"), "model.intermediate_size"
     if os.path.exists(path):
         return files.read_json(path, "the size for the same time", dict)
-    short = {"training.num_train_steps": _TIMED_STEPS, "training.eval_interval": _TIMED_STEPS}
     size = attention[name]
     timed = {"ConvBERT": {}, "once": attention, "twice": attention | {name: 2 * size}}
-    seconds = {}
-    for each, changes in timed.items():
-        folder = runs.pretrain(plan, f"timed {each}", changes | short, 0)
-        seconds[each] = runs.seconds_a_step(folder, plan.experiment)
+    seconds = {each: _timed(plan, each, changes) for each, changes in timed.items()}
     slope = (seconds["twice"] - seconds["once"]) / size
     if slope <= 0:
         raise UserError(
@@ -101,6 +141,12 @@ def _same_time(plan, attention):
     files.write_json(path, found)
     say(f"seconds a step {seconds}: as long as ConvBERT with an intermediate size of {found[name]}")
     return found
+
+
+def _timed(plan, name, changes):
+    """Seconds a step of a short run with `changes`."""
+    folder = runs.pretrain(plan, f"timed {name}", changes | _budget(_TIMED_STEPS), 0)
+    return runs.seconds_a_step(folder, plan.experiment)
 
 
 def pretraining(plan, seeds):

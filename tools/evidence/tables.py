@@ -18,6 +18,8 @@ FINETUNING = {
     "squad": ("f1", 1),
 }
 HELD_OUT = ("masked_lm_loss", "disc_loss", "disc_auc")
+# Above it a model knows how often words are, and which go into one text, but not yet their order.
+PLATEAU = 5.5  # of masked_lm_loss
 
 
 def markdown(rows):
@@ -45,7 +47,7 @@ def difference(first, second):
 
 
 def pretraining_table(found):
-    """A row a model: its size and time, its last held-out losses, its AUC on the reference text.
+    """A row a model: size, time, last held-out losses, AUC on the reference text, plateau's end.
 
     Args:
         found: model -> dict of `parameters`, `seconds_a_step`, and lists with an entry a seed:
@@ -53,7 +55,7 @@ def pretraining_table(found):
     """
     rows = [
         ["model", "parameters", "ms a step", "steps", "tokens", "minutes", *HELD_OUT]
-        + ["AUC on the reference text"]
+        + ["AUC on the reference text", f"masked-LM loss below {PLATEAU} at step"]
     ]
     for model, each in found.items():
         last = [curve[-1] for curve in each["curves"]]
@@ -67,9 +69,16 @@ def pretraining_table(found):
                 f"{statistics.fmean(point['seconds'] for point in last) / 60:.0f}",
                 *(around([point.get(metric) for point in last]) for metric in HELD_OUT),
                 around([one["disc_auc"] for one in each["reference"] if one]),
+                ", ".join(map(left_plateau, each["curves"])),
             ]
         )
     return markdown(rows)
+
+
+def left_plateau(curve):
+    """The step of the first evaluation of a curve whose masked-LM loss is below PLATEAU."""
+    steps = (point["step"] for point in curve if point["masked_lm_loss"] < PLATEAU)
+    return next((f"{step:,}" for step in steps), "-")
 
 
 def finetuning_table(found):
