@@ -222,6 +222,17 @@ def evidence(tmp_path, *arguments):
     )
 
 
+def test_records_that_are_kept_are_told(tmp_path, capsys):
+    for name in ("train", "heldout"):
+        (tmp_path / "records" / name).mkdir(parents=True)
+        (tmp_path / "records" / name / "manifest.json").touch()
+    plan = runs.Plan("none.py", experiment(), str(tmp_path))
+    runs.prepare(plan, [])
+    assert not capsys.readouterr().out
+    runs.prepare(plan, ["other.txt"])
+    assert "are kept; --text is not read again" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_table_from_text(tmp_path):
     write_text(tmp_path / "text.txt")
@@ -254,7 +265,8 @@ def test_a_table_from_text(tmp_path):
 
 def test_what_is_no_number_is_told(tmp_path):
     (tmp_path / "tiny.py").write_text(CONFIG)
-    for flag, text in (("seeds", "x"), ("learning_rates", "1e-3,-1"), ("warmup_steps", "2.5")):
+    wrong = [("seeds", "x"), ("learning_rates", "1e-3,-1"), ("warmup_steps", "2.5")]
+    for flag, text in (*wrong, ("seeds", "1,1"), ("learning_rates", "")):
         done = evidence(tmp_path, "--table=probe", f"--{flag}={text}")
         assert done.returncode == 1 and f"--{flag} takes" in done.stderr
         assert "Traceback" not in done.stderr

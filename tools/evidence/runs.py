@@ -101,6 +101,8 @@ def prepare(plan, sources):
     names = ("train", "heldout")
     records = {name: plan.path("records", name) for name in names}
     if all(os.path.exists(os.path.join(folder, shards.MANIFEST)) for folder in records.values()):
+        if sources:
+            say(f"the records in {plan.output_dir} are kept; --text is not read again")
         return
     if not sources:
         raise UserError(f"{plan.output_dir} holds no records yet: name the texts by --text.")
