@@ -11,11 +11,12 @@ import sys
 import pytest
 
 from convbert_tf import ConvBertEncoder, config, conversion
+from convbert_tf.console import UserError
 from convbert_tf.modeling import storing
 from convbert_tf.weights import huggingface, names
 from tests.goldens import error
 from tests.weights.presets_test import randomize
-from tools.evidence import models, runs, tables
+from tools.evidence import models, runs, study, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -220,6 +221,20 @@ def evidence(tmp_path, *arguments):
         capture_output=True,
         text=True,
     )
+
+
+def test_tasks_that_glue_has_left_out_have_no_scores(tmp_path, monkeypatch):
+    def run_tool(name, *arguments):  # of GLUE's folder that holds RTE alone
+        folder = tmp_path / "finetuning" / "ConvBERT" / "glue" / "rte"
+        folder.mkdir(parents=True)
+        (folder / "trials.json").write_text(json.dumps({"trials": []}))
+
+    monkeypatch.setattr(runs, "run_tool", run_tool)
+    plan = runs.Plan("none.py", experiment(), str(tmp_path))
+    found = runs.finetune(plan, "ConvBERT", "preset", {"glue": "glue"}, {}, 2)
+    assert list(found) == ["rte"]
+    with pytest.raises(UserError, match=r"--tagging_dir=none is no folder"):
+        study.finetuning(plan, 0, {"glue": "tfds:glue", "tagging": "none"}, {}, 2)
 
 
 def test_records_that_are_kept_are_told(tmp_path, capsys):
