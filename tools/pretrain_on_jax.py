@@ -50,7 +50,7 @@ def main(_):
     heldout = on_jax.Records(FLAGS.heldout) if FLAGS.heldout else None
     on_jax.check(experiment, records, heldout)
     with files.only_one(training.model_dir):
-        on_jax.save_config(experiment, records, FLAGS.allow_config_change)
+        on_jax.check_run(experiment, records, FLAGS.allow_config_change)
         loop = on_jax.make_loop(experiment, records)
         device, count = jax.devices()[0], loop.task.model.count_params()
         console.say(f"{count:,} parameters, {training.precision}, on {device.device_kind}")
@@ -58,7 +58,10 @@ def main(_):
         def in_time():
             return FLAGS.minutes is None or time.monotonic() - began < 60 * FLAGS.minutes
 
-        results = on_jax.fit(loop, training.model_dir, in_time)
+        def ready():
+            on_jax.save_config(experiment, records)
+
+        results = on_jax.fit(loop, training.model_dir, in_time, ready)
         if not loop.step:
             raise console.UserError(f"--minutes={FLAGS.minutes:g} were over before the first step.")
         _leave(loop, records, heldout, results, time.monotonic() - began)

@@ -290,36 +290,47 @@ def check(experiment, records, heldout=None):
                 )
 
 
-def save_config(experiment, records, allow_change=False):
-    """Saves what a run is in its model_dir; one that is there must have been the same.
+def check_run(experiment, records, allow_change=False):
+    """Refuses a model_dir with another run than this of a PretrainingExperiment on Records.
 
     Raises:
-        UserError: the run there is another one, and `allow_change` is not set; or it has gone on
-            beyond this one's end, or is one of tools/pretrain.py.
+        UserError: says what differs, if `allow_change` is not set; or the run is one of
+            tools/pretrain.py.
     """
-    directory, change = experiment.training.model_dir, []
+    directory, changes = experiment.training.model_dir, []
     if os.path.exists(os.path.join(directory, "checkpoints")):
         raise UserError(
             f"{directory} holds a run of tools/pretrain.py, which cannot go on under JAX: choose "
             "another model_dir."
         )
-    path, now = os.path.join(directory, RECORDS_FILE), {"sha256": sha256(records.path)}
-    config_file = os.path.join(directory, configs.CONFIG_FILE)
-    if os.path.exists(os.path.join(directory, STATE_FILE)) and os.path.exists(config_file):
+    state, config_file, records_file = (
+        os.path.join(directory, name) for name in (STATE_FILE, configs.CONFIG_FILE, RECORDS_FILE)
+    )
+    if os.path.exists(state) and os.path.exists(config_file):
         saved = read_json(config_file, "a run's config")
         saved = configs.from_config_dict(type(experiment), saved)
         places = configs.paths(experiment)
         changes = configs.differences(saved, experiment)
-        change = [line for line in changes if line.partition(":")[0] not in places]
-        if os.path.exists(path) and read_json(path, "a run's records", dict) != now:
-            change.append("other records")
-    if change and not allow_change:
+        changes = [line for line in changes if line.partition(":")[0] not in places]
+    if os.path.exists(state) and os.path.exists(records_file):
+        earlier = read_json(records_file, "a run's records", dict)
+        changes += ["other records"] if earlier != _identity(records) else []
+    if changes and not allow_change:
         raise UserError(
-            f"{directory} holds a run with another config ({'; '.join(change)}); choose another "
+            f"{directory} holds a run with another config ({'; '.join(changes)}); choose another "
             "model_dir, or resume with the change by --allow_config_change."
         )
-    configs.save(experiment, config_file)
-    write_json(path, now)
+
+
+def _identity(records):
+    return {"sha256": sha256(records.path)}
+
+
+def save_config(experiment, records):
+    """Saves in the run's model_dir what `check_run` looks at."""
+    directory = experiment.training.model_dir
+    configs.save(experiment, os.path.join(directory, configs.CONFIG_FILE))
+    write_json(os.path.join(directory, RECORDS_FILE), _identity(records))
 
 
 def make_loop(experiment, records):
@@ -340,8 +351,10 @@ def make_loop(experiment, records):
     return Loop(task, Stateless(pretrainer, optimizer, loss), records, training)
 
 
-def fit(loop, model_dir, watch=lambda: True):
+def fit(loop, model_dir, watch=lambda: True, ready=lambda: None):
     """Trains to `num_train_steps`, or until `watch()` is false; goes on from model_dir's state.
+
+    `ready()` is called when that state, if there is one, has been found to be this run's.
 
     SIGTERM or Ctrl-C ends it after the steps that are being computed: it saves the state, says so
     and raises SystemExit with status 143 or 130.
@@ -362,6 +375,7 @@ def fit(loop, model_dir, watch=lambda: True):
                 "set more."
             )
         say(f"resumed from step {loop.step:,}")
+    ready()
     progress = Progress("training", total=end, unit="steps", start=loop.step)
     saved = loop.step
     with _signals() as come:

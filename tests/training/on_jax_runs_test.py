@@ -86,26 +86,26 @@ def test_what_does_not_fit_is_said_before_the_training(tmp_path):
 
 def test_a_run_goes_on_as_it_began(tmp_path):
     records, folder = packed(tmp_path / "a.npz"), tmp_path / "run"
-    first = changed(model_dir=str(folder))
-    on_jax.save_config(first, records)
+    folder.mkdir()
+    on_jax.save_config(changed(model_dir=str(folder)), records)
     faster = changed(model_dir=str(folder), learning_rate=0.5)
-    on_jax.save_config(faster, records)  # there is no state yet
-    on_jax.save_config(first, records)
+    on_jax.check_run(faster, records)  # there is no state yet
     (folder / on_jax.STATE_FILE).write_bytes(b"")
-    moved = tmp_path / "moved"
-    folder.rename(moved)
-    on_jax.save_config(changed(model_dir=str(moved)), records)
-    faster = changed(model_dir=str(moved), learning_rate=0.5)
-    with pytest.raises(UserError, match=r"training\.learning_rate: 0\.0003 -> 0\.5.*--allow_con"):
-        on_jax.save_config(faster, records)
+    folder.rename(tmp_path / "moved")
+    folder = tmp_path / "moved"
+    on_jax.check_run(changed(model_dir=str(folder)), records)
+    faster = changed(model_dir=str(folder), learning_rate=0.5)
+    with pytest.raises(UserError, match=r"training\.learning_rate: 0\.0003 -> 0\.5\).*--allow_con"):
+        on_jax.check_run(faster, records)
     other = packed(tmp_path / "b.npz", first=WHOLE["lengths"])
     with pytest.raises(UserError, match="other records"):
-        on_jax.save_config(changed(model_dir=str(moved)), other)
-    on_jax.save_config(faster, other, allow_change=True)
+        on_jax.check_run(changed(model_dir=str(folder)), other)
+    on_jax.check_run(faster, other, allow_change=True)
     on_jax.save_config(faster, other)
-    (moved / "checkpoints").mkdir()
+    on_jax.check_run(faster, other)
+    (folder / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"holds a run of tools/pretrain\.py"):
-        on_jax.save_config(faster, other, allow_change=True)
+        on_jax.check_run(faster, other, allow_change=True)
 
 
 class Steps:
@@ -152,8 +152,10 @@ def test_a_signal_saves_the_step_it_came_in(tmp_path, capsys):
     loop = Steps()
     on_jax.fit(loop, str(tmp_path))
     assert state(tmp_path) == (10, 10.0)
+    asked = []
     with pytest.raises(UserError, match="is at step 10, beyond num_train_steps 9"):
-        on_jax.fit(Steps(num_train_steps=9), str(tmp_path))
+        on_jax.fit(Steps(num_train_steps=9), str(tmp_path), ready=lambda: asked.append(1))
+    assert not asked  # so that the config there stays that of the state
 
 
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
