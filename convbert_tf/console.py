@@ -6,6 +6,7 @@ This module imports nothing of ours and no TensorFlow, so any module may use it.
 import contextlib
 import importlib
 import logging
+import math
 import os
 import re
 import sys
@@ -148,7 +149,11 @@ def _parse(argv, details):
         if asked:
             _show_help(argv, details, asked[0].lstrip("-"))
             sys.exit(0)
-        return flags.FLAGS(argv)
+        left = flags.FLAGS(argv)
+        for name, flag in flags.FLAGS.flag_values_dict().items():
+            if isinstance(flag, float) and math.isnan(flag):  # which no bound keeps out
+                raise UserError(f"flag --{name}=nan: 'nan' is no number")
+        return left
     except (flags.Error, UserError) as error:
         fail(argv, error, 2)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:

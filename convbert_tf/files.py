@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and directories on the hub; no TensorFlow."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,20 +25,41 @@ def atomic_path(path):
     """A path beside `path` to write to; on leaving, what was written there takes its place.
 
     Folders above it are made. After an error nothing is left and an old file stays as it was; a
-    process that is killed leaves the file named `path` + ".partial-...".
+    process that is killed leaves the file named `path` + ".partial-...". Of a device or a pipe it
+    is `path` itself: a file in its place would be its end for all other programs.
 
     Example: `with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:`
     """
     path = os.fspath(path)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield path
+        return
+    if os.path.abspath(path).startswith("/dev/"):
+        path = os.path.realpath(path)  # /dev/stdout is a link, here to a file
+    make_folder(os.path.dirname(os.path.abspath(path)))
     # Not the process id alone: on a cluster, two machines may write the same file.
     partial = f"{path}.partial-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename == partial:  # a name that nobody has given
+            raise type(error)(error.errno, error.strerror, path) from error
+        raise
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def make_folder(folder):
+    """Makes a folder and those above it, where they are not there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:  # "File exists" would not say what is wrong
+        what = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, what, error.filename) from None
 
 
 _locked = set()  # folders that this process is the only one in
@@ -64,7 +86,7 @@ def only_one(folder):
 
 @contextlib.contextmanager
 def _lock(folder):
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:
             if fcntl:

@@ -23,6 +23,7 @@ from convbert_tf import console
 
 DO = flags.DEFINE_string("do", "nothing", "What to do.")
 STEPS = flags.DEFINE_integer("steps", 1, "Steps.")
+RATE = flags.DEFINE_float("rate", 0.5, "Above 0.", lower_bound=1e-9)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Its file.")
 
 
@@ -88,6 +89,7 @@ def test_a_tilde_in_a_flag_is_the_home_folder(binary, tmp_path, monkeypatch):
         ("steps=4", 1, "unexpected argument 'steps=4'; flags look like --name=value."),
         ("--step=4", 2, "Unknown command line flag 'step'. Did you mean: steps ?"),
         ("--steps=many", 2, "flag --steps=many: 'many' is no whole number"),
+        ("--rate=nan", 2, "flag --rate=nan: 'nan' is no number"),
         ("--config.training.batchsize=4", 2, "batchsize"),
         ("--config.training.batch_size=many", 2, "many"),
     ],

@@ -1,6 +1,8 @@
 """A file is replaced whole, or stays as it was."""
 
+import os
 import pathlib
+import stat
 import subprocess
 import sys
 
@@ -33,6 +35,39 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_told_by_the_name_that_was_given(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for name, error in (("folder", IsADirectoryError), ("a.txt/b/c", NotADirectoryError)):
+        with pytest.raises(error) as raised:
+            files.write_bytes(tmp_path / name, b"")
+        assert "partial" not in str(raised.value)
+        assert str(raised.value).endswith(("folder'", "a.txt/b'"))
+    with pytest.raises(NotADirectoryError, match="Not a directory: .*a.txt'"):
+        files.write_bytes(tmp_path / "a.txt" / "b", b"")
+    with pytest.raises(FileNotFoundError) as raised:
+        files.write_bytes("/proc/none.txt", b"")
+    assert str(raised.value).endswith(": '/proc/none.txt'")
+    with pytest.raises(NotADirectoryError), only_one(tmp_path / "a.txt"):
+        pass
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    files.write_bytes(pipe, b"text")
+    assert reader.communicate(timeout=60)[0] == b"text" and pipe.is_fifo()
+    code = "from convbert_tf import files; files.write_bytes('/dev/stdout', b'text')"
+    for out in (subprocess.PIPE, open(tmp_path / "out", "wb")):  # noqa: SIM115
+        run = subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+        assert (run.stdout or (tmp_path / "out").read_bytes()) == b"text"
+    assert os.path.islink("/dev/stdout")
+    files.write_bytes(os.devnull, b"text")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
 def test_two_writers_do_not_meet(tmp_path):

@@ -58,6 +58,7 @@ RUNTIME = {
     "convbert_tf/serving/litert.py",
     "convbert_tf/serving/litert_decoding.py",
     "convbert_tf/text/plain_tokenization.py",
+    "convbert_tf/text/requests.py",
     "convbert_tf/text/unicode_rules.py",
     "convbert_tf/text/vocabulary.py",
 }

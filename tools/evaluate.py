@@ -85,7 +85,10 @@ def _of_run(model_dir):
             )
     path = os.path.join(model_dir, config.CONFIG_FILE)
     values = files.read_json(path, "the config of a fine-tuning run")
-    experiment = config.from_config_dict(config.FinetuningExperiment, values)
+    try:
+        experiment = config.from_config_dict(config.FinetuningExperiment, values)
+    except console.UserError as error:
+        raise console.UserError(f"{path} is of no fine-tuning run: {error}") from None
     if not os.path.exists(os.path.join(model_dir, "preset", config.CONFIG_FILE)):
         raise console.UserError(f"the run in {model_dir} has made no preset yet: let it end.")
     changes = {"init_from": os.path.join(model_dir, "preset")}

@@ -66,6 +66,9 @@ def main(_):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seeds, warmup_steps = _numbers("seeds", int), _numbers("warmup_steps", int)
     learning_rates = _numbers("learning_rates", float)
+    for name, values in (("seeds", seeds), ("learning_rates", learning_rates)):
+        if not values or len(set(values)) < len(values):  # one run twice would look like two
+            raise console.UserError(f"--{name} takes different numbers, at least one.")
     experiment, file = CONFIG.experiment(), config_flags.get_config_filename(FLAGS["config"])
     console.load_tensorflow("orbit")
     from tools.evidence import runs, study

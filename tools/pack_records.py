@@ -24,25 +24,26 @@ def main(_):
     console.load_tensorflow()
     import numpy as np
 
-    from convbert_tf.data import records, shards
+    from convbert_tf.data import shards
     from convbert_tf.files import atomic_path
     from convbert_tf.text.vocabulary import VOCAB_FILE, load_vocab
 
     folder = FLAGS.records
     manifest = shards.load_manifest(folder)
     vocab = load_vocab(os.path.join(folder, VOCAB_FILE))
-    length, parts = manifest["max_seq_length"], []
-    for shard in shards.paths_and_counts(manifest, folder)[0]:
-        features = records.parse(records.read(shard), {}, length, len(vocab))
+    smallest = np.uint16 if len(vocab) <= 1 << 16 else np.int32
+    progress, parts, done = console.Progress("packing", manifest["num_records"], "records"), [], 0
+    for features in shards.features(manifest, folder):
         mask, segments = features["input_mask"].numpy(), features["segment_ids"].numpy()
         lengths = mask.sum(axis=1)
-        parts.append((features["input_ids"].numpy(), lengths, lengths - segments.sum(axis=1)))
+        ids = features["input_ids"].numpy().astype(smallest)
+        parts.append((ids, lengths, lengths - segments.sum(axis=1)))
+        progress.update(done := done + len(ids))
     ids, lengths, first = (np.concatenate(values) for values in zip(*parts, strict=True))
-    smallest = np.uint16 if len(vocab) <= 1 << 16 else np.int32
     with atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(
             file,
-            ids=ids.astype(smallest),
+            ids=ids,
             lengths=lengths.astype(np.int32),
             first=first.astype(np.int32),
             vocab=np.array(vocab),

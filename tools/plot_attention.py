@@ -24,7 +24,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output_file", None, ".png, .svg or .pdf.", required=True)
 flags.DEFINE_integer("length", 64, "Of a window, in tokens.", lower_bound=3)
-flags.DEFINE_integer("num_windows", 256, "At most.", lower_bound=1)
+flags.DEFINE_integer("num_windows", 256, "At most.", lower_bound=1, upper_bound=10**9)
 
 
 def main(_):
@@ -48,7 +48,7 @@ def main(_):
     )
     with atomic_path(path) as partial:
         inspection.draw_averages(averages).savefig(partial, format=kind)
-    console.say(f"{path} is drawn, the mean of {averages.number:,} windows")
+    console.say(f"{path} is drawn, the mean of {console.counted(averages.number, 'window')}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ For a machine with a GPU and JAX, on records that tools/pack_records.py has pack
         --heldout=heldout.npz --config.training.precision=mixed_bfloat16 \
         --config.training.num_train_steps=20000 --config.training.model_dir=runs/small
 
-Goes on from the state in model_dir, which it saves every `checkpoint_interval` steps and, with
---minutes, when time is up. Leaves the model as preset/ and its held-out metrics as
-eval_results.json; fine-tuning and serving take the preset as any other.
+Goes on from the state in model_dir, which it saves every `checkpoint_interval` steps, when SIGTERM
+or Ctrl-C ends it and, with --minutes, when time is up. Leaves the model as preset/ and its held-out
+metrics as eval_results.json; fine-tuning and serving take the preset as any other.
 
 Of the config it takes what the model, the objective, the optimizer and the length of the run are;
 records come in an order of its own, and dropout and masks from random numbers of its own, so that a
 run is not the same as one of tools/pretrain.py.
 """
 
+import math
 import os
 import time
 
@@ -27,6 +28,7 @@ CONFIG = config.ConfigFlag(config.PretrainingExperiment(), "A file of configs/."
 flags.DEFINE_string("records", None, "To train on.", required=True)
 flags.DEFINE_string("heldout", None, "To score the model with at the end.")
 flags.DEFINE_float("minutes", None, "After so many the state is saved and the run ends.")
+flags.DEFINE_bool("allow_config_change", False, "Resume a run whose config was another one.")
 
 
 def main(_):
@@ -36,6 +38,8 @@ def main(_):
     training = experiment.training
     if not training.model_dir:
         raise console.UserError("set config.training.model_dir.")
+    if FLAGS.minutes is not None and not 0 < FLAGS.minutes < math.inf:
+        raise console.UserError(f"--minutes={FLAGS.minutes} must be above 0.")
     try:
         import jax
     except ImportError:
@@ -44,8 +48,9 @@ def main(_):
 
     records = on_jax.Records(FLAGS.records)
     heldout = on_jax.Records(FLAGS.heldout) if FLAGS.heldout else None
-    os.makedirs(training.model_dir, exist_ok=True)
+    on_jax.check(experiment, records, heldout)
     with files.only_one(training.model_dir):
+        on_jax.check_run(experiment, records, FLAGS.allow_config_change)
         loop = on_jax.make_loop(experiment, records)
         device, count = jax.devices()[0], loop.task.model.count_params()
         console.say(f"{count:,} parameters, {training.precision}, on {device.device_kind}")
@@ -53,7 +58,12 @@ def main(_):
         def in_time():
             return FLAGS.minutes is None or time.monotonic() - began < 60 * FLAGS.minutes
 
-        results = on_jax.fit(loop, training.model_dir, in_time)
+        def ready():
+            on_jax.save_config(experiment, records)
+
+        results = on_jax.fit(loop, training.model_dir, in_time, ready)
+        if not loop.step:
+            raise console.UserError(f"--minutes={FLAGS.minutes:g} were over before the first step.")
         _leave(loop, records, heldout, results, time.monotonic() - began)
 
 

@@ -9,13 +9,14 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import UserError
+from convbert_tf.console import UserError, reason
 from convbert_tf.data import records
-from convbert_tf.text.vocabulary import file_content, strips_accents
+from convbert_tf.text.vocabulary import VOCAB_FILE, file_content, strips_accents
 
 MANIFEST = "manifest.json"
 LOG = "build.jsonl"  # the settings and the finished shards of a build, so that it can go on
 FORMAT = 1  # of the manifest
+_KINDS = {"max_seq_length": int, "vocab_size": int, "vocab_sha256": str, "lower_case": bool}
 
 
 @contextlib.contextmanager
@@ -62,6 +63,9 @@ def load_manifest(data_dir, damage_allowed=False):
         sizes = {shard["file"]: shard["file_bytes"] for shard in manifest["shards"]}
         counted = sum(shard["records"] for shard in manifest["shards"])
         broken = manifest["format"] != FORMAT or not counted or counted != manifest["num_records"]
+        broken = broken or not all(
+            isinstance(manifest[name], kind) for name, kind in _KINDS.items()
+        )
     except (ValueError, KeyError, TypeError):
         broken = True
     if broken:
@@ -101,12 +105,17 @@ def check_manifest(manifest, data_dir, *, vocab_file, vocab_size, max_seq_length
             f"{manifest['max_seq_length']}, not {max_seq_length}: set "
             "--config.data.max_seq_length, or build records of that length."
         )
-    for path in (os.path.join(data_dir, "vocab.txt"), vocab_file):
-        if hashlib.sha256(file_content(path)).hexdigest() != manifest["vocab_sha256"]:
-            raise UserError(
-                f"{path} is not the vocabulary that the records in {data_dir} were built with: "
-                "build them with it."
-            )
+    for path in (os.path.join(data_dir, VOCAB_FILE), vocab_file):
+        check_vocabulary(manifest, data_dir, path)
+
+
+def check_vocabulary(manifest, data_dir, vocab_file):
+    """Refuses a vocabulary that is not the one that the records in `data_dir` were built with."""
+    if hashlib.sha256(file_content(vocab_file)).hexdigest() != manifest["vocab_sha256"]:
+        raise UserError(
+            f"{vocab_file} is not the vocabulary that the records in {data_dir} were built with: "
+            "build them with it."
+        )
 
 
 def normalization(values):
@@ -141,6 +150,27 @@ def paths_and_counts(manifest, data_dir):
     shards = [shard for shard in manifest["shards"] if shard["records"]]
     paths = [os.path.join(data_dir, shard["file"]) for shard in shards]
     return paths, [shard["records"] for shard in shards]
+
+
+def features(manifest, data_dir):
+    """Yields for each shard its features in whole, as `records.parse` gives them.
+
+    Raises:
+        UserError: a shard does not fit the manifest, or the vocabulary beside it is another one.
+    """
+    check_vocabulary(manifest, data_dir, os.path.join(data_dir, VOCAB_FILE))
+    for path, count in zip(*paths_and_counts(manifest, data_dir), strict=True):
+        serialized = records.read(path)
+        try:
+            if len(serialized) != count:
+                raise ValueError(f"it holds {len(serialized):,} records, not {count:,}")
+            yield records.parse(serialized, {}, manifest["max_seq_length"], manifest["vocab_size"])
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            # Without what tf.debugging adds of the values compared.
+            why = reason(error).split(" Condition x ")[0].rstrip(".")
+            raise UserError(
+                f"{path} does not fit {MANIFEST} ({why}): build the records again."
+            ) from None
 
 
 def reader(paths, counts, cache, damaged):

@@ -17,6 +17,7 @@ import numpy as np
 from convbert_tf.console import UserError, reason, usable_cores
 from convbert_tf.files import read_json, sha256
 from convbert_tf.serving import litert_decoding
+from convbert_tf.text import requests
 from convbert_tf.text.plain_tokenization import PlainTokenizer
 from convbert_tf.text.unicode_rules import UNICODE_VERSION
 from convbert_tf.text.vocabulary import VOCAB_FILE
@@ -109,6 +110,10 @@ def load(directory, num_threads=None):
     kind = _KINDS.get(settings["kind"])
     if kind is None:
         raise UserError(f"{directory}: {settings['kind']!r} is no kind of model that is known.")
+    sizes = {settings.get("num_classes"), len(settings.get("labels") or "") or None} - {None}
+    logits = compute([0], 1).get("logits")
+    if logits is not None and sizes - {logits.shape[-1]}:
+        raise UserError(f"{directory}: {SETTINGS_FILE} is of another model; export it again.")
     return kind(compute, tokenizer, settings)
 
 
@@ -218,11 +223,13 @@ class _Server:
         self.inputs, self.labels = settings["inputs"], settings.get("labels")
 
     def __call__(self, **texts):
-        return self._answer(*checked(texts, self.inputs))
+        return self._answer(*requests.checked(texts, self.inputs))
 
     def token_counts(self, texts):
         """How many tokens each of `texts` has, [B]."""
-        return np.array([len(ids) for ids in self.tokenizer.tokenize(texts)])
+        return np.array(
+            [len(ids) for ids in self.tokenizer.tokenize(requests.as_list("texts", texts))]
+        )
 
     def _packed(self, first, second=None):
         """The outputs for [CLS] first [SEP] (second [SEP])."""
@@ -235,39 +242,6 @@ class _Server:
         settings = self.settings
         room = settings["max_seq_length"] - 2
         return litert_decoding.owned_windows(len(ids), room, settings["doc_stride"])
-
-
-def checked(texts, names):
-    """The `texts` of a call, in the order of `names`: lists of bytes, of one length.
-
-    Args:
-        texts: a dict, name -> list of str or bytes.
-        names: of the inputs that the model takes.
-
-    Raises:
-        UserError: other inputs are given, or something else than lists of texts.
-    """
-    if set(texts) != set(names):
-        raise UserError(f"this model takes {', '.join(names)}; given: {', '.join(texts)}.")
-    for name, values in texts.items():
-        if isinstance(values, str | bytes):
-            raise UserError(f"{name} is one string; give a list: [{name}].")
-    texts = [[_as_bytes(text) for text in texts[name]] for name in names]
-    if len({len(values) for values in texts}) > 1:
-        counts = " and ".join(str(len(values)) for values in texts)
-        raise UserError(f"{' and '.join(names)} go together: {counts} of them.")
-    return texts
-
-
-def _as_bytes(text):
-    if isinstance(text, bytes):
-        return text
-    if not isinstance(text, str):
-        raise UserError(f"a text must be a string, got {text!r}.")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError("a text has half a surrogate pair, which is no text.") from error
 
 
 class Classifier(_Server):

@@ -13,6 +13,7 @@ from convbert_tf.console import UserError, without_stderr
 from convbert_tf.files import is_address, read_json
 from convbert_tf.serving import litert
 from convbert_tf.serving.saved_model import SIGNATURE_FILE, make_server
+from convbert_tf.text import requests
 from convbert_tf.weights.presets import preset_of
 
 _LITERT = "a LiteRT model"
@@ -48,7 +49,7 @@ class Served:
     lengths: Callable = estimated_lengths
 
     def __call__(self, **texts):
-        batch = zip(self.inputs, litert.checked(texts, self.inputs), strict=True)
+        batch = zip(self.inputs, requests.checked(texts, self.inputs), strict=True)
         outputs = self.call(**{name: tf.constant(values, tf.string) for name, values in batch})
         return {name: values.numpy() for name, values in outputs.items()}
 

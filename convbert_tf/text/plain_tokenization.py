@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from convbert_tf.console import UserError
 from convbert_tf.text import unicode_rules
+from convbert_tf.text.requests import as_str
 from convbert_tf.text.vocabulary import SPECIAL_TOKENS, ids_of, read_pieces, strips_accents
 
 MAX_WORD_CHARS = 200  # a longer word is [UNK], as in the reference
@@ -63,11 +64,11 @@ class PlainTokenizer:
 
     def tokenize(self, texts, limit=None):
         """Ids of each of `texts` (str, or bytes of UTF-8), the first `limit`: a list of lists."""
-        return [self._ids(_as_str(text), limit) for text in texts]
+        return [self._ids(as_str(text), limit) for text in texts]
 
     def tokenize_with_offsets(self, texts):
         """The Pieces of each of `texts` (str, or bytes of UTF-8), in a list."""
-        return [self._pieces(_as_str(text)) for text in texts]
+        return [self._pieces(as_str(text)) for text in texts]
 
     def _ids(self, text, limit):
         ids = []
@@ -191,20 +192,6 @@ def _words(text):
             start = i + 1
     if start < len(text):
         yield start, len(text)
-
-
-def _as_str(text):
-    """`text` with a surrogate for each byte that is no UTF-8, which the cleaning drops."""
-    if isinstance(text, bytes):
-        return text.decode("utf-8", "surrogateescape")
-    if not isinstance(text, str):
-        raise UserError(f"a text must be a string, got {text!r}.")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError("a text has half a surrogate pair, which is no text.") from error
-    return text
 
 
 def _num_bytes(text):

@@ -29,6 +29,7 @@ _FREE = (
     "mask_convolution",
     "pad_token_id",
 )
+_ALLOW = ", or resume with the change by --allow_config_change"
 _HEADS = {
     "pretraining": ("objective", "untied_generator", "uniform_generator"),
     "task": ("name", "joint_prediction", "kind", "labels", "tag_column"),
@@ -45,7 +46,8 @@ def save_config(experiment, model_dir, allow_change=False, inputs=None):
     Args:
         experiment: of the run.
         model_dir: of the run.
-        allow_change: whether a run goes on though its configuration differs.
+        allow_change: whether a run goes on though its configuration differs; None: no, nor is
+            there a flag for it.
         inputs: "section.key" of a path in the experiment -> the files by which what lies there is
             known.
 
@@ -210,7 +212,7 @@ def _check_changes(changed, model_dir, experiment, allow_change):
     if changed and not allow_change:
         raise UserError(
             f"{model_dir} holds a run with another config ({'; '.join(changed)}); choose another "
-            "model_dir, or resume with the change by --allow_config_change."
+            f"model_dir{'' if allow_change is None else _ALLOW}."
         )
     for change in changed:
         section, key = change.partition(":")[0].split(".")

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from convbert_tf.config import OWN_TASK, check_length
 from convbert_tf.console import Progress, UserError
+from convbert_tf.files import make_folder
 from convbert_tf.modeling import presets
 from convbert_tf.tasks import reports
 from convbert_tf.workflows import answer_pages, finetuning
@@ -51,6 +52,7 @@ def evaluate(experiment, splits, output_dir):
         model = family.make_model(model)
     predict, found = Predictor(model, start.strategy), {}
     finetuning.tell_precision(options)
+    make_folder(output_dir)  # TensorFlow would tell what stands in the way as an error of its own
     with tf.summary.create_file_writer(output_dir).as_default(step=0):
         for split in splits:
             with tempfile.TemporaryDirectory() as work_dir:

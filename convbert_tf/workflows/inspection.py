@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import UserError
+from convbert_tf.console import Progress, UserError
 from convbert_tf.text.preprocessing import pack
 from convbert_tf.training import plots
 
@@ -99,13 +99,14 @@ def average(encoder, tokenizer, texts, length=64, most=256):
     if not 3 <= length <= longest:
         raise UserError(f"length must be between 3 and the model's {longest} positions: {length}.")
     windows = itertools.islice(_full_windows(tokenizer, texts, length - 2), most)
-    sums, number = None, 0
+    sums, number, progress = None, 0, Progress("windows", most, "windows")
     while rows := list(itertools.islice(windows, 16)):
         attention, kernels = _look(encoder, pack(tokenizer, tf.ragged.stack(rows)))
         parts = [attention.sum(axis=1)]
         parts += [] if kernels is None else [kernels.mean(axis=3).sum(axis=1)]
         sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
         number += len(rows)
+        progress.update(number)
     if not number:
         raise UserError(f"no text has {length - 2} tokens: take a smaller length or longer texts.")
     means = [total / number for total in sums]

@@ -145,7 +145,7 @@ def _one(experiment, source):
             f"{model_dir} holds a run from another model that lay in {directory} before: name "
             "another model_dir, or remove it."
         )
-    trials.run(experiment)
+    trials.run(experiment, allow_config_change=None)
     keras.backend.clear_session()  # of the models of earlier tasks nothing is needed
     gc.collect()
     result = _scores(model_dir, experiment.task.num_trials) | {"preset": preset}

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from convbert_tf.console import Progress, UserError
+from convbert_tf.console import Progress, UserError, counted
 from convbert_tf.data import tables
 from convbert_tf.files import atomic_path
 from convbert_tf.schema import is_unicode
@@ -153,8 +153,8 @@ def chosen_columns(inputs, columns):
     columns = list(columns or inputs)
     if len(columns) != len(inputs):
         raise UserError(
-            f"this model takes {len(inputs)} columns ({', '.join(inputs)}), and --columns names "
-            f"{len(columns)}."
+            f"this model takes {counted(len(inputs), 'column')} ({', '.join(inputs)}), and "
+            f"--columns names {len(columns)}."
         )
     return columns
 
@@ -218,7 +218,7 @@ def _count(table, keep, name, format):
 
 
 def _kept(row, keep, prediction, name):
-    names = row if "*" in keep else keep
+    names = row if "*" in keep else dict.fromkeys(keep)  # a name given twice is one column
     missing = [each for each in names if each not in row]
     if missing:
         raise UserError(f"{name} has no column {missing[0]!r} to keep; it has {', '.join(row)}.")
@@ -239,11 +239,8 @@ def _opened(path):
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = os.path.realpath(path)  # a link stays a link
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            yield file
-        return
+    if os.path.isfile(path) or not os.path.exists(path):
+        path = os.path.realpath(path)  # a link stays a link
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         yield file
 

@@ -13,7 +13,7 @@ from convbert_tf.modeling import masking
 from convbert_tf.modeling.pretraining import ConvBertPretrainer, PretrainingTask
 from convbert_tf.text import stored_vocabulary
 from convbert_tf.text.vocabulary import VOCAB_FILE, load_vocab
-from convbert_tf.training import checkpoints, identity, loop, strategies
+from convbert_tf.training import checkpoints, identity, loop, on_jax, strategies
 
 RECORDS_FILE = "records.json"  # in a run's model_dir: what records it was trained on
 
@@ -29,6 +29,11 @@ def run(experiment, allow_config_change=False):
     """
     data, options = experiment.data, experiment.training
     experiment.require_directories()
+    if os.path.exists(os.path.join(options.model_dir, on_jax.STATE_FILE)):
+        raise UserError(
+            f"{options.model_dir} holds a run of tools/pretrain_on_jax.py, whose model this one's "
+            "would take the place of: choose another model_dir."
+        )
     manifests = _manifests(experiment)
     manifest = manifests[data.train_dir]
     records = {folder: shards.identity(each) for folder, each in manifests.items()}

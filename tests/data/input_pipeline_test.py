@@ -27,6 +27,7 @@ def write_shards(folder, counts=COUNTS):
         number += count
         shards.append({"file": path.name, "records": count, "file_bytes": path.stat().st_size})
     manifest = {"format": 1, "max_seq_length": LENGTH, "num_records": number, "shards": shards}
+    manifest |= {"vocab_size": 0, "vocab_sha256": "", "lower_case": True}  # not looked at here
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

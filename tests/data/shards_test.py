@@ -1,5 +1,6 @@
 """Damaged shards: found with file, record and byte, and read around."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -153,6 +154,48 @@ def test_records_kept_in_memory_come_as_those_read_from_disk(folder):
     for path in folder.glob("*.tfrecord"):
         path.unlink()
     assert_same(take(cached, 18), whole[3:])
+
+
+def test_features_are_those_of_a_manifest_or_refused(folder):
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(500))]
+    content = "".join(f"{piece}\n" for piece in vocab)
+    (folder / "vocab.txt").write_text(content)
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            json.loads((folder / "manifest.json").read_text())
+            | {"vocab_size": 505, "vocab_sha256": hashlib.sha256(content.encode()).hexdigest()}
+        )
+    )
+    manifest = shards.load_manifest(str(folder))
+    parts = list(shards.features(manifest, str(folder)))
+    assert [len(part["input_ids"]) for part in parts] == [count for count in COUNTS if count]
+    first = records.parse(records.read(folder / "shard-00000.tfrecord"), {}, LENGTH)
+    assert_same(parts[:1], [first])
+
+    def refused(change, *said):
+        with pytest.raises(UserError) as error:
+            list(shards.features(manifest | change, str(folder)))
+        for part in said:
+            assert part in str(error.value)
+        assert "Condition" not in str(error.value)
+
+    refused({"max_seq_length": 8}, "shard-00000.tfrecord does not fit", "longer than")
+    refused({"vocab_size": 20}, "shard-00000.tfrecord does not fit", "outside the vocabulary")
+    more = [each | {"records": each["records"] + 1} for each in manifest["shards"]]
+    refused({"shards": more}, f"it holds {COUNTS[0]} records, not {COUNTS[0] + 1}")
+    swapped = [*vocab[:5], vocab[6], vocab[5], *vocab[7:]]  # ids would name other pieces
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in swapped))
+    refused({}, "vocab.txt is not the vocabulary that the records")
+
+
+@pytest.mark.parametrize("name", ["max_seq_length", "vocab_size", "vocab_sha256", "lower_case"])
+def test_a_manifest_without_a_value_is_none(folder, name):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for wrong in ({}, {name: None}, {name: "128" if name != "vocab_sha256" else 1}):
+        rest = {key: value for key, value in manifest.items() if key != name}
+        (folder / "manifest.json").write_text(json.dumps(rest | wrong))
+        with pytest.raises(UserError, match="is no manifest of this version"):
+            shards.load_manifest(str(folder))
 
 
 def test_checksums_are_tensorflows(tmp_path):

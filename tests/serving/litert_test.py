@@ -216,11 +216,14 @@ def test_what_cannot_be_asked_is_refused(folder):
         "this model takes question, context; given: text": {"text": ["a"]},
         "question is one string; give a list": {"question": "a", "context": ["a"]},
         "go together: 1 and 2 of them": {"question": ["a"], "context": ["a", "b"]},
+        "context must be a list of strings, got None": {"question": ["a"], "context": None},
         "must be a string, got 3": {"question": ["a"], "context": [3]},
         "half a surrogate pair": {"question": ["a"], "context": ["\ud800"]},
     }.items():
         with pytest.raises(UserError, match=given):
             model(**message)
+    with pytest.raises(UserError, match="texts is one string"):  # not its letters' counts
+        model.token_counts("abc")
 
 
 def test_a_damaged_directory_is_refused(folder, tmp_path):
@@ -245,6 +248,10 @@ def test_a_damaged_directory_is_refused(folder, tmp_path):
     (directory / "settings.json").write_text(json.dumps(fewer))
     with pytest.raises(UserError, match=r"settings\.json lacks num_classes"):
         litert.load(str(directory))
+    for change in ({"num_classes": 1}, {"num_classes": 7}, {"labels": ["a"]}):
+        (directory / "settings.json").write_text(json.dumps(settings | change))
+        with pytest.raises(UserError, match=r"settings\.json is of another model"):
+            litert.load(str(directory))
     (directory / "model.tflite").write_bytes(b"none")
     hashes = settings["sha256"] | {"model.tflite": hashlib.sha256(b"none").hexdigest()}
     (directory / "settings.json").write_text(json.dumps(settings | {"sha256": hashes}))

@@ -11,11 +11,12 @@ import sys
 import pytest
 
 from convbert_tf import ConvBertEncoder, config, conversion
+from convbert_tf.console import UserError
 from convbert_tf.modeling import storing
 from convbert_tf.weights import huggingface, names
 from tests.goldens import error
 from tests.weights.presets_test import randomize
-from tools.evidence import models, runs, tables
+from tools.evidence import models, runs, study, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -222,6 +223,31 @@ def evidence(tmp_path, *arguments):
     )
 
 
+def test_tasks_that_glue_has_left_out_have_no_scores(tmp_path, monkeypatch):
+    def run_tool(name, *arguments):  # of GLUE's folder that holds RTE alone
+        folder = tmp_path / "finetuning" / "ConvBERT" / "glue" / "rte"
+        folder.mkdir(parents=True)
+        (folder / "trials.json").write_text(json.dumps({"trials": []}))
+
+    monkeypatch.setattr(runs, "run_tool", run_tool)
+    plan = runs.Plan("none.py", experiment(), str(tmp_path))
+    found = runs.finetune(plan, "ConvBERT", "preset", {"glue": "glue"}, {}, 2)
+    assert list(found) == ["rte"]
+    with pytest.raises(UserError, match=r"--tagging_dir=none is no folder"):
+        study.finetuning(plan, 0, {"glue": "tfds:glue", "tagging": "none"}, {}, 2)
+
+
+def test_records_that_are_kept_are_told(tmp_path, capsys):
+    for name in ("train", "heldout"):
+        (tmp_path / "records" / name).mkdir(parents=True)
+        (tmp_path / "records" / name / "manifest.json").touch()
+    plan = runs.Plan("none.py", experiment(), str(tmp_path))
+    runs.prepare(plan, [])
+    assert not capsys.readouterr().out
+    runs.prepare(plan, ["other.txt"])
+    assert "are kept; --text is not read again" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_table_from_text(tmp_path):
     write_text(tmp_path / "text.txt")
@@ -254,7 +280,8 @@ def test_a_table_from_text(tmp_path):
 
 def test_what_is_no_number_is_told(tmp_path):
     (tmp_path / "tiny.py").write_text(CONFIG)
-    for flag, text in (("seeds", "x"), ("learning_rates", "1e-3,-1"), ("warmup_steps", "2.5")):
+    wrong = [("seeds", "x"), ("learning_rates", "1e-3,-1"), ("warmup_steps", "2.5")]
+    for flag, text in (*wrong, ("seeds", "1,1"), ("learning_rates", "")):
         done = evidence(tmp_path, "--table=probe", f"--{flag}={text}")
         assert done.returncode == 1 and f"--{flag} takes" in done.stderr
         assert "Traceback" not in done.stderr

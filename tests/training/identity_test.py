@@ -29,6 +29,8 @@ def test_save_config_refuses_another_config_of_a_run(tmp_path):
     save_checkpoint(tmp_path)
     with pytest.raises(UserError, match=r"training\.learning_rate: 0\.01 -> 0\.5.*allow_config"):
         identity.save_config(other, str(tmp_path))
+    with pytest.raises(UserError, match=r"0\.5\); choose another model_dir\.$"):
+        identity.save_config(other, str(tmp_path), allow_change=None)  # there is no such flag
     assert (tmp_path / "config.json").read_text() == saved
     for section, change, message in (
         ("model", {"num_hidden_layers": 1}, r"run of another model \(model.num_hidden_layers: 12"),

@@ -109,6 +109,13 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(cola, tmp_path, task, s
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_the_place_of_the_reports_is_told(cola, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="Not a directory: .*out'"):
+        evaluation.evaluate(experiment(cola), ["dev"], str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_questions_of_a_file_are_scored_and_shown(cola, tmp_path):
     model = QuestionAnswerer(ConvBertEncoder(MODEL), beam_size=4)
     model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(cola / "pieces.txt"))

@@ -63,7 +63,7 @@ def trained(monkeypatch, encoder):
     """Tasks that would have been trained; each leaves a preset with random weights."""
     names = []
 
-    def run(experiment):
+    def run(experiment, allow_config_change):
         name, model_dir = experiment.task.name, experiment.training.model_dir
         path = f"{model_dir}/eval_results.json"
         if os.path.exists(path):

@@ -98,6 +98,7 @@ def test_kept_columns_stand_before_the_predictions_and_lose_none(label):
     assert kept == (
         "text,input_label,note,label,probability_no,probability_yes\nab,1,x\ty,2,0.02,0.98\n"
     )
+    assert label("a.csv", content, "csv", keep=["note", "note"]).startswith("note,label,prob")
     # The predictions of another model, labelled again, are all there.
     content = "text,label,input_label,probability_no\nab,1,orig,0.777\n"
     first, second = label("a.csv", content, "csv", keep=["*"]).splitlines()
@@ -129,7 +130,7 @@ def test_kept_columns_stand_before_the_predictions_and_lose_none(label):
         ("a.csv", "text,text\nx,y\n", {}, r"a\.csv:1: two columns are called 'text'"),
         ("a.csv", "b,c\nx,y\n", {}, r"a\.csv:2: no text in the column 'text' .there is b, c.;"),
         ("a.csv", "text\nx\n", {"keep": ["id"]}, r"no column 'id' to keep; it has text"),
-        ("a.csv", "text\nx\n", {"columns": ["a", "b"]}, r"takes 1 columns .text., .* names 2"),
+        ("a.csv", "text\nx\n", {"columns": ["a", "b"]}, r"takes 1 column .text., .* names 2"),
         ("a.jsonl", '{"text": "x"}\n{"text": 3}\n', {}, r"a\.jsonl:2: .*3 is no text"),
         ("a.jsonl", '{"text": "\\ud800"}\n', {}, r"a\.jsonl:1: .*'.ud800' is no text"),
         ("a.jsonl", '{"text": "x"}\n[1]\n', {}, r"a\.jsonl:2: not a JSON object"),

@@ -60,6 +60,14 @@ def test_a_second_process_changes_nothing_of_a_run(experiment, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
+def test_a_run_of_jax_is_not_written_over(experiment, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"run holds a run of tools/pretrain_on_jax\.py"):
+        pretraining.run(experiment)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["state.npz"]
+
+
 def test_held_out_records_and_a_start_of_another_casing_are_refused(experiment, tmp_path):
     build(tmp_path, "heldout", lower_case=False)
     with pytest.raises(UserError, match="heldout is of texts with lower_case=False.*=True"):

@@ -101,6 +101,8 @@ def prepare(plan, sources):
     names = ("train", "heldout")
     records = {name: plan.path("records", name) for name in names}
     if all(os.path.exists(os.path.join(folder, shards.MANIFEST)) for folder in records.values()):
+        if sources:
+            say(f"the records in {plan.output_dir} are kept; --text is not read again")
         return
     if not sources:
         raise UserError(f"{plan.output_dir} holds no records yet: name the texts by --text.")
@@ -226,7 +228,8 @@ def finetune(plan, name, preset, places, arguments, num_trials):
             f"--model_dir={target}",
             *glue,
         )
-        found |= {task: os.path.join(target, task) for task in GLUE}
+        folders = {task: os.path.join(target, task) for task in GLUE}
+        found |= {task: each for task, each in folders.items() if os.path.isdir(each)}
     training = [f"--config.training.{key}={value}" for key, value in arguments.items()]
     for task, file in (("tagging", "finetune_tokens.py"), ("squad", "finetune_squad.py:v1")):
         if not places.get(task):

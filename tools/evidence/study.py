@@ -205,6 +205,9 @@ def finetuning(plan, seed, places, training, trials):
     """
     if not any(places.values()):
         raise UserError("set --glue_dir, --tagging_dir or --squad_dir: there is nothing to score.")
+    for name, place in places.items():  # now, and not after the pre-training
+        if place and not place.startswith("tfds:") and not os.path.isdir(place):
+            raise UserError(f"--{name}_dir={place} is no folder.")
     presets = {}
     for name, changes in _compared(plan).items():
         presets[name] = os.path.join(runs.pretrain(plan, name, changes, seed), "preset")
