@@ -36,7 +36,8 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     data = runs.make_data(folder)
     run = run_tool("pack_records", f"--records={data}", f"--output_file={folder}/it.npz")
-    assert run.stdout.startswith(f"{folder}/it.npz: ") and " records, " in run.stdout
+    last = run.stdout.splitlines()[-1]  # on a busy machine there is progress before it
+    assert last.startswith(f"{folder}/it.npz: ") and " records, " in last
     return data, str(folder / "it.npz")
 
 
