@@ -150,6 +150,7 @@ FINETUNE = "--config=configs/finetune_glue.py:cola"
         ),
         ("glue", ["--preset=x", "--data_dir=y"], 2, ["model_dir"]),
         ("glue", ["--preset=x", "--data_dir=y", "--model_dir=z", "--tasks=x"], 1, ["no task 'x'"]),
+        ("glue", ["--preset=x", "--data_dir=y", "--model_dir=z", "--tasks="], 1, ["names none"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(name, args, status, parts):
@@ -365,3 +366,28 @@ def test_predict_reads_standard_input_and_writes_nothing_but_predictions(tmp_pat
         input=b"a b\n",
     )
     assert len(json.loads(vectors.stdout)["embedding"]) == runs.MODEL.hidden_size
+
+
+@pytest.mark.slow
+def test_predict_reads_a_squad_file_from_standard_input(tmp_path):
+    from convbert_tf import ConvBertEncoder, QuestionAnswerer
+    from tests import runs
+
+    (tmp_path / "pieces.txt").write_text("\n".join(runs.VOCAB) + "\n")
+    sizes = dataclasses.replace(runs.MODEL, max_position_embeddings=128)
+    model = QuestionAnswerer(ConvBertEncoder(sizes))
+    model.save_to_preset(str(tmp_path / "preset"), vocab_file=str(tmp_path / "pieces.txt"))
+    asked = [{"id": str(i), "question": "a ?", "answers": []} for i in range(2)]
+    content = {"data": [{"paragraphs": [{"context": "a b c", "qas": asked}]}], "version": "1.1"}
+    process = subprocess.run(
+        [sys.executable, "tools/predict.py", f"--model={tmp_path}/preset", "--keep=id"]
+        + ["--input_format=json", "--output_format=jsonl"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        input=json.dumps(content, indent=1),
+    )
+    assert process.returncode == 0, process.stderr
+    answers = [json.loads(line) for line in process.stdout.splitlines()]
+    assert [each["id"] for each in answers] == ["0", "1"]
+    assert all(each["answer"] in "a b c" for each in answers)

@@ -47,6 +47,8 @@ def main(_):
     training = {
         flag.name: flag.value for flag in (LEARNING_RATE, BATCH_SIZE, SEED, STRATEGY, PRECISION)
     }
+    if TASKS.value == []:
+        raise console.UserError("--tasks names none; leave it out for all nine.")
     for name in TASKS.value or ():
         config.glue_task(name)
     config.TrainingConfig(**{name: value for name, value in training.items() if value is not None})

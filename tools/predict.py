@@ -19,8 +19,11 @@ them with the answer and the second best marked in the context; where the input 
 right and wrong ones are told apart.
 """
 
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
 
 from absl import flags
 
@@ -100,7 +103,21 @@ def main(_):
     if source[0] == "-" and sys.stdin.isatty():
         print("reading from the terminal, a text a line; Ctrl-D ends it", file=sys.stderr)
     chosen = (COLUMNS.value, KEEP.value, HEADER.value, DELIMITER.value)
-    _label(source, target, *chosen)
+    with _on_disk(source) as source:
+        _label(source, target, *chosen)
+
+
+@contextlib.contextmanager
+def _on_disk(source):
+    """Gives `source`, or a file of what standard input has in one piece: a JSON value."""
+    if source != ("-", "json"):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "standard-input.json")
+        with open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path, "json"
 
 
 def _label(source, target, *chosen):

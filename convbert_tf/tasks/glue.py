@@ -154,6 +154,8 @@ def read_examples(task, data_dir, split):
         header = first
     else:
         header, lines = list(task.columns), _tsv_lines(path)
+    if not header and not first:
+        raise UserError(f"{path} is empty.")
     positions = _column_positions(task, header or first, path, split)
     belongs = _mrpc_part(path, split)
     examples, broken = [], 0

@@ -122,6 +122,7 @@ def test_only_line_feeds_end_a_line_and_quotes_mean_nothing(tmp_path):
         ("stsb", ["sentence1|sentence2|score", "a|b|x"], "dev.tsv:2: score 'x' is not a number"),
         ("sst2", ["text|label", "fine|1"], "needs a column 'sentence'.*'text', 'label'"),
         ("rte", ["sentence1|sentence2", "a|b"], "needs a column 'label'"),
+        ("rte", [], "is empty"),
         ("sst2", ["sentence|label"], "holds no examples"),
         ("cola", [], "holds no examples"),
     ],
