@@ -111,8 +111,7 @@ def load(directory, num_threads=None):
     if kind is None:
         raise UserError(f"{directory}: {settings['kind']!r} is no kind of model that is known.")
     sizes = {settings.get("num_classes"), len(settings.get("labels") or "") or None} - {None}
-    logits = compute([0], 1).get("logits")
-    if logits is not None and sizes - {logits.shape[-1]}:
+    if "logits" in compute.widths and sizes - {compute.widths["logits"]}:
         raise UserError(f"{directory}: {SETTINGS_FILE} is of another model; export it again.")
     return kind(compute, tokenizer, settings)
 
@@ -130,6 +129,9 @@ class Compute:
         settings: see Settings.
         num_threads: see `load`.
 
+    Attributes:
+        widths: name of an output -> its last size.
+
     Call:
         ids: of an input, [CLS] to [SEP], a list of T.
         first: how many of them are of the first segment.
@@ -146,7 +148,8 @@ class Compute:
         self._most_slots = max(1, _WEIGHTS_MB * 1_000_000 // len(self._content))
         self._slots = collections.OrderedDict()  # length -> runner, the last used at the end
         self._owner, self._lock = None, threading.Lock()
-        self([0], 1)  # fails now if it must
+        outputs = self([0], 1)  # fails now if it must
+        self.widths = {name: value.shape[-1] for name, value in outputs.items()}
 
     def __call__(self, ids, first):
         # In one thread whoever asks: memory that threads take and free in turns is kept for each.
